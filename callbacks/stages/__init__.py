@@ -1,0 +1,1 @@
+"""Stages: callbacks that compress."""

@@ -1,0 +1,1 @@
+"""Compress trained networks to the fewest bytes that still pass a quality gate."""

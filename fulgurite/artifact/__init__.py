@@ -1,0 +1,1 @@
+"""The artefact: a folder with a compressed network."""

@@ -1,0 +1,1 @@
+"""What encoding learns from data: second moments of the inputs."""

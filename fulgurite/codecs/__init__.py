@@ -1,0 +1,39 @@
+"""Codecs: one technique a file, one line in ``CODECS``."""
+
+from torch import Tensor
+
+from fulgurite.codecs.base import DTYPES, Codec, Encoded, as_matrix, nmse
+from fulgurite.codecs.float16 import Float16Codec
+from fulgurite.codecs.uniform import UniformCodec
+
+CODECS: dict[str, type[Codec]] = {
+    codec.name: codec
+    for codec in (
+        Float16Codec,
+        UniformCodec,
+    )
+}
+
+
+def decode(encoded: Encoded) -> Tensor:
+    """Rebuild a weight from its bytes, whichever codec made them.
+
+    Raises:
+        ValueError: If the codec is not known or a part does not have the size that it must have.
+    """
+    if encoded.codec not in CODECS:
+        raise ValueError(f"codec must be one of {', '.join(CODECS)}, got {encoded.codec!r}")
+    return CODECS[encoded.codec].decode(encoded)
+
+
+__all__ = [
+    "CODECS",
+    "DTYPES",
+    "Codec",
+    "Encoded",
+    "Float16Codec",
+    "UniformCodec",
+    "as_matrix",
+    "decode",
+    "nmse",
+]

@@ -1,0 +1,176 @@
+"""What a codec is: a lossy map from one weight to bytes and back.
+
+weight, hessian -> Codec.encode -> Encoded -> Codec.decode -> weight_hat
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+Scalar = bool | int | float | str
+
+DTYPES: dict[str, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One weight in its compressed form: all that ``decode`` may see.
+
+    Args:
+        codec: Name of the codec in ``CODECS`` that decodes it.
+        shape: Shape of the weight, any rank from 1.
+        dtype: Name of the weight's dtype, a key of ``DTYPES``.
+        tensors: The packed parts by name; their bytes are the size of the weight.
+        meta: Settings that decoding needs; equal for all weights of one shape and codec.
+    """
+
+    codec: str
+    shape: tuple[int, ...]
+    dtype: str
+    tensors: Mapping[str, Tensor]
+    meta: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all parts, exactly as they lie in the file."""
+        return sum(part.numel() * part.element_size() for part in self.tensors.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per weight, scales and codebooks included."""
+        return 8 * self.num_bytes / self.numel
+
+    def with_tensors(self, **tensors: Tensor) -> Encoded:
+        """The same weight with some parts replaced, as refinement does with scales."""
+        unknown = sorted(set(tensors) - set(self.tensors))
+        if unknown:
+            raise ValueError(f"{self.codec} has parts {sorted(self.tensors)}, got {unknown}")
+        return replace(self, tensors={**self.tensors, **tensors})
+
+    def to(self, device: torch.device | str) -> Encoded:
+        """The same weight with its parts on ``device``."""
+        return replace(self, tensors={name: part.to(device) for name, part in self.tensors.items()})
+
+
+class Codec(ABC):
+    """A lossy code for one weight. Settings are fields of a frozen dataclass.
+
+    ``decode`` is made of differentiable operations in the parts named by ``continuous``, so that
+    a refinement can train them with the codes frozen.
+    """
+
+    name: ClassVar[str]
+    continuous: ClassVar[tuple[str, ...]] = ()
+    """Names of the float parts that refinement may train."""
+
+    uses_hessian: ClassVar[bool] = False
+    """Whether ``encode`` does better with a ``hessian``; calibration runs only where one asks."""
+
+    @abstractmethod
+    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
+        """Compress one weight; neither argument is modified.
+
+        Args:
+            weight: Finite floats, ``[out, in]``; other ranks are seen as ``as_matrix`` sees them.
+            hessian: Second moment of the layer's inputs, ``X^T X / n``, ``[in, in]``.
+
+        Raises:
+            ValueError: If ``weight`` is empty or not finite, or ``hessian`` has another width.
+        """
+
+    @classmethod
+    @abstractmethod
+    def decode(cls, encoded: Encoded) -> Tensor:
+        """Rebuild the weight, in ``encoded.shape`` and ``encoded.dtype``, from its parts alone."""
+
+    def relaxed(self, severe: bool) -> Codec | None:
+        """The next setting with more bits and less error, or ``None`` at the top of the ladder.
+
+        A gate that rejects a stage asks for it: a small step for a mild loss, a large one for a
+        severe loss.
+        """
+        return None
+
+    def bind(
+        self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor] | None = None
+    ) -> Mapping[str, Codec]:
+        """The codec to use for each weight, after a look at all of them.
+
+        Most codecs treat each weight by itself and return themselves. A codec that shares a
+        codebook over weights fits it here and returns copies that hold it; identical parts are
+        stored once in an artefact.
+        """
+        return dict.fromkeys(weights, self)
+
+
+def as_matrix(weight: Tensor, hessian: Tensor | None = None) -> Tensor:
+    """See a weight as float32 ``[out, in]`` and check what every codec must check.
+
+    A vector is one row; a convolution's kernel ``[out, in, h, w]`` becomes ``[out, in * h * w]``.
+
+    Raises:
+        ValueError: If the weight is empty, not floating point, has NaN or infinity, or if the
+            hessian does not fit its width.
+    """
+    if weight.numel() == 0:
+        raise ValueError(f"weight must have at least one element, got shape {tuple(weight.shape)}")
+    if not weight.is_floating_point():
+        raise ValueError(f"weight must be floating point, got {weight.dtype}")
+    if not torch.isfinite(weight).all():
+        raise ValueError("weight must be finite, got NaN or infinity")
+    matrix = weight.detach().reshape(1, -1) if weight.dim() < 2 else weight.detach().flatten(1)
+    if hessian is not None and hessian.shape != (matrix.shape[1], matrix.shape[1]):
+        raise ValueError(
+            f"hessian must be {[matrix.shape[1], matrix.shape[1]]} to fit the weight's width, "
+            f"got {list(hessian.shape)}"
+        )
+    return matrix.float()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name of a dtype as ``Encoded.dtype`` and the file format spell it.
+
+    Raises:
+        ValueError: If codecs do not take this dtype.
+    """
+    for name, known in DTYPES.items():
+        if known == dtype:
+            return name
+    raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+
+
+def restore(matrix: Tensor, encoded: Encoded) -> Tensor:
+    """Give a decoded float matrix the shape and dtype of the weight it stands for."""
+    return matrix.reshape(encoded.shape).to(DTYPES[encoded.dtype])
+
+
+def nmse(weight: Tensor, decoded: Tensor) -> float:
+    """Normalised mean squared error ``|W - W_hat|^2 / |W|^2``; 0 for an all-zero weight kept as zero."""
+    error = (weight.double() - decoded.double()).square().sum()
+    energy = weight.double().square().sum()
+    return float(error / energy) if energy > 0 else float(error)
+
+
+def to_half(values: Tensor) -> Tensor:
+    """Round floats to 16 bits: fp16, or bf16 where fp16's range would lose more than bf16's precision."""
+    half, brain = values.half(), values.bfloat16()
+    half_error = (half.float() - values.float()).abs().nan_to_num(torch.inf, torch.inf)
+    brain_error = (brain.float() - values.float()).abs()
+    return half if half_error.sum() <= brain_error.sum() else brain

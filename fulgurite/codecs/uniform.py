@@ -1,0 +1,154 @@
+r"""Group-wise uniform scalar quantiser.
+
+    weight -> groups of g -> (w - zero) / step -> round -> pack_bits | ANS -> codes
+                          \-> min, max ---------------------------------> zero, step
+
+Reference: Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", CVPR 2018, https://arxiv.org/abs/1712.05877, section 2.1.
+Differs from the paper: one (zero, step) pair per group of inputs, not per tensor; ``zero`` is the
+float that code 0 stands for, so zero itself need not be a level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import override
+
+from fulgurite.codecs.base import Codec, Encoded, as_matrix, dtype_name, restore, to_half
+from fulgurite.coding import decode_symbols, encode_symbols, pack_bits, unpack_bits
+
+_CANDIDATES = 16  # shares of the range that ``search`` tries, from 1 down to 1/2
+
+
+@dataclass(frozen=True)
+class UniformCodec(Codec):
+    """Round each group of weights to ``2**bits`` evenly spaced levels.
+
+    Args:
+        bits: Width of one code, 1 to 8.
+        group_size: Consecutive inputs that share one step; a row's last group may be shorter.
+        symmetric: Centre the levels on zero, which saves the zero: one fp16 number per group, not two.
+        search: Narrow each group's range to the share of it with the least squared error, weighted by
+            the hessian's diagonal where there is one.
+        entropy: Code the codes by their histogram (ANS) where that takes fewer bytes.
+
+    Raises:
+        ValueError: If ``bits`` or ``group_size`` is out of range.
+
+    Example:
+        >>> encoded = UniformCodec(bits=4, group_size=32).encode(torch.randn(2, 32))
+        >>> encoded.bits_per_weight  # 4 bits, plus fp16 zero and step for 32 weights
+        5.0
+    """
+
+    name: ClassVar[str] = "uniform"
+    continuous: ClassVar[tuple[str, ...]] = ("step", "zero")
+    uses_hessian: ClassVar[bool] = True
+    bits: int = 4
+    group_size: int = 128
+    symmetric: bool = False
+    search: bool = False
+    entropy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise ValueError(f"bits must be in [1, 8], got {self.bits}")
+        if self.group_size < 1:
+            raise ValueError(f"group_size must be at least 1, got {self.group_size}")
+
+    @override
+    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
+        matrix = as_matrix(weight, hessian)
+        padding = -matrix.shape[1] % self.group_size  # repeats the row's last value: the step does not widen
+        padded = functional.pad(matrix[None], (0, padding), mode="replicate")[0] if padding else matrix
+        groups = padded.reshape(-1, self.group_size)  # [out * ceil(in / g), g]
+        importance = None
+        if self.search and hessian is not None:
+            diagonal = functional.pad(hessian.diagonal().float(), (0, padding))
+            importance = diagonal.reshape(-1, self.group_size).repeat(matrix.shape[0], 1)
+        step, zero = self._grid(groups, importance)  # as stored: the codes fit the rounded grid
+        if self.symmetric:
+            zero = self._centred(step)
+        codes = self._round(groups, step, zero).reshape(matrix.shape[0], -1)[:, : matrix.shape[1]]
+        tensors = {"codes": pack_bits(codes, self.bits), "step": step}
+        entropy = False
+        if self.entropy:
+            stream = encode_symbols(codes, 1 << self.bits)
+            if entropy := stream.numel() < tensors["codes"].numel():
+                tensors["codes"] = stream
+        if not self.symmetric:
+            tensors["zero"] = zero
+        meta = {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "symmetric": self.symmetric,
+            "entropy": entropy,
+        }
+        return Encoded(self.name, tuple(weight.shape), dtype_name(weight.dtype), tensors, meta)
+
+    def _grid(self, groups: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The 16-bit ``step`` and ``zero`` of each group, ``[groups]`` each."""
+        levels = (1 << self.bits) - 1
+        low, high = groups.amin(1), groups.amax(1)
+        if self.symmetric:
+            high = torch.maximum(high.abs(), low.abs())
+            low = -high
+        step, zero = self._grid_of(low, high, levels)
+        if not self.search:
+            return step, zero
+        best_step, best_zero = step.float(), zero.float()
+        best_error = torch.full_like(low, torch.inf)
+        middle, half = (low + high) / 2, (high - low) / 2
+        for share in torch.linspace(1, 0.5, _CANDIDATES).tolist():
+            step, zero = self._grid_of(middle - share * half, middle + share * half, levels)
+            codes = self._round(groups, step, zero)
+            error = (codes * step.float()[:, None] + zero.float()[:, None] - groups).square_()
+            total = (error if importance is None else error * importance).sum(1)
+            better = total < best_error
+            best_error = torch.where(better, total, best_error)
+            best_step = torch.where(better, step.float(), best_step)
+            best_zero = torch.where(better, zero.float(), best_zero)
+        return to_half(best_step), to_half(best_zero)
+
+    def _grid_of(self, low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+        step = to_half((high - low) / levels)
+        return step, self._centred(step) if self.symmetric else to_half(low)
+
+    def _centred(self, step: Tensor) -> Tensor:
+        return step.float() * (-((1 << self.bits) - 1) / 2)  # as decode computes it
+
+    def _round(self, groups: Tensor, step: Tensor, zero: Tensor) -> Tensor:
+        # a constant group has step 0: any divisor gives code 0, which decodes to zero exactly
+        divisor = step.float().clamp_min(1e-30)[:, None]
+        codes = (groups - zero.float()[:, None]).div_(divisor).round_()
+        return codes.clamp_(0, (1 << self.bits) - 1)
+
+    @override
+    def relaxed(self, severe: bool) -> UniformCodec | None:
+        if severe or self.group_size <= 32:
+            return replace(self, bits=self.bits + 1) if self.bits < 8 else None
+        return replace(self, group_size=self.group_size // 2)
+
+    @override
+    @classmethod
+    def decode(cls, encoded: Encoded) -> Tensor:
+        bits, group_size = int(encoded.meta["bits"]), int(encoded.meta["group_size"])
+        rows = 1 if len(encoded.shape) < 2 else encoded.shape[0]
+        columns = encoded.numel // rows
+        read = decode_symbols if encoded.meta["entropy"] else unpack_bits
+        width = 1 << bits if encoded.meta["entropy"] else bits
+        codes = read(encoded.tensors["codes"], width, encoded.numel).reshape(rows, columns)
+        padding = -columns % group_size
+        groups = functional.pad(codes, (0, padding)).reshape(rows, -1, group_size)
+        step = encoded.tensors["step"].float().reshape(rows, -1, 1)
+        if encoded.meta["symmetric"]:
+            zero = step * (-((1 << bits) - 1) / 2)
+        else:
+            zero = encoded.tensors["zero"].float().reshape(rows, -1, 1)
+        values = groups * step + zero  # [out, ceil(in / g), g]
+        return restore(values.reshape(rows, -1)[:, :columns], encoded)

@@ -1,0 +1,1 @@
+"""Measures of quality, and the statistics that a gate decides by."""

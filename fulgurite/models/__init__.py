@@ -1,0 +1,1 @@
+"""The one place that builds networks and names their weights."""
