@@ -1,0 +1,58 @@
+"""An artefact as a network again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fulgurite.artifact.errors import ArtifactError
+from fulgurite.artifact.files import read_json
+from fulgurite.artifact.manifest import read_manifest
+
+
+def load(
+    folder: Path | str,
+    *,
+    packed: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Any:
+    """Load an artefact as the network it was made from; all of it or an error.
+
+    Args:
+        folder: The artefact.
+        packed: Keep the weights packed in memory and decode each when it is used: slower, in the memory of
+            the artefact plus its largest weight.
+        dtype: Of the decoded weights; the network's own by default.
+        device: Where to put it; the CPU by default.
+
+    Returns:
+        The transformers network, in evaluation mode.
+
+    Raises:
+        ArtifactError: If anything is missing, altered, or not what the network needs.
+    """
+    import transformers
+
+    manifest = read_manifest(folder)
+    config = read_json(Path(folder) / "config.json")
+    cls = getattr(transformers, manifest.model_class, None)
+    if cls is None or not hasattr(cls, "from_pretrained"):
+        raise ArtifactError(
+            f"{folder}: transformers {transformers.__version__} has no {manifest.model_class}"
+        )
+    if "quantization_config" not in config:
+        raise ArtifactError(
+            f"{folder}/config.json: expected a quantization_config, so that weights get decoded"
+        )
+    network, info = cls.from_pretrained(
+        folder, packed=packed, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if found := info.get(kind):
+            raise ArtifactError(
+                f"{folder}: loading left {kind.replace('_', ' ')}: {sorted(map(str, found))[:3]}"
+            )
+    return network if device is None else network.to(device)
