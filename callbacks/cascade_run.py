@@ -1,0 +1,454 @@
+"""One run of a cascade: the order of things, on every rank.
+
+    reference -> scores
+    for each stage: encode (shared over ranks) -> refine -> write -> load as a user would -> score -> gate
+                    accepted: publish;  rejected: change what is recommended, try again, or roll back
+
+Ranks share one folder. Rank 0 gathers statistics, refines, writes and judges; all ranks encode. Every decision is
+read back from the folder, so a restarted run and a second rank see what the first one decided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from callbacks.console import Console
+from callbacks.interrupt import StopOnSignal
+from callbacks.recommendation import recommend
+from callbacks.run_folder import RunFolder
+from callbacks.run_record import RunRecord
+from callbacks.stages.encoding import Hessians, encode_weights, read_encoded, report_layers
+from callbacks.stages.refine import refine
+from callbacks.stages.stage import Stage
+from fulgurite.artifact.loading import load
+from fulgurite.artifact.manifest import Manifest, read_manifest
+from fulgurite.artifact.reader import RAW, Artifact
+from fulgurite.artifact.writer import write_artifact
+from fulgurite.calibration.second_moments import second_moments
+from fulgurite.codecs import Codec, Encoded, Float16Codec
+from fulgurite.evaluation.measure import Measure
+from fulgurite.evaluation.verdict import Verdict
+from fulgurite.models import tied_names, unique_parameters
+from lightning_modules.compressible import Compressible, Evaluation
+
+if TYPE_CHECKING:
+    from callbacks.cascade import Cascade
+
+
+@dataclass
+class Level:
+    """What has been accepted so far."""
+
+    name: str
+    folder: Path | None
+    measures: list[Measure]
+
+
+class CascadeRun:
+    """Carry out a cascade in its folder; see the module for the order of things."""
+
+    def __init__(
+        self, cascade: Cascade, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule
+    ) -> None:
+        if not isinstance(module, Compressible):
+            raise ValueError(
+                f"{type(module).__name__} cannot be compressed: it does not implement Compressible"
+            )
+        self.cascade = cascade
+        self.trainer = trainer
+        self.module: Compressible = module
+        self.datamodule = datamodule
+        self.rank, self.world_size = trainer.global_rank, trainer.world_size
+        self.device = trainer.strategy.root_device
+        self.folder = RunFolder(trainer.strategy.broadcast(str(trainer.default_root_dir)))
+        self.console = Console(enabled=self.rank == 0)
+        self.stop = StopOnSignal()
+        self.started = time.monotonic()
+
+    def execute(self) -> None:
+        """Run to the end, or to where the user stops it."""
+        threads = self.cascade.threads or os.cpu_count() or 1
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with self.stop, torch.random.fork_rng(devices=[]):
+                self._execute()
+        finally:
+            torch.set_num_threads(before)
+            self.console.close()
+
+    def _execute(self) -> None:
+        self.network = self.module.network.to(self.device).eval()
+        self.network.requires_grad_(False)
+        self.parameters = unique_parameters(self.network)
+        self.aliases = tied_names(self.network)
+        check_finite(self.parameters)
+        kind = type(self.network).__name__
+        for (
+            name,
+            stage,
+        ) in self.cascade.stages.items():  # a pattern that matches nothing is known before any work
+            stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
+        fingerprint = fingerprint_of(self.parameters)
+        recipe = self.cascade.recipe or self.cascade.settings()
+        resumed = False
+        if self.rank == 0:
+            resumed = self.folder.claim(recipe, fingerprint, restart=self.cascade.restart)
+        self.trainer.strategy.barrier("claim")
+        self.record = RunRecord(self, recipe, resumed=resumed)
+        self.console.header(self)
+        reference = self._reference(fingerprint)
+        self.record.reference(reference)
+        self.console.reference(reference, self.data)
+        level = Level("reference", None, list(reference.measures))
+        for index, (name, stage) in enumerate(self.cascade.stages.items()):
+            if self._out_of_time(name):
+                break
+            accepted = self._run_stage(index, name, stage, level)
+            if accepted is None and self.cascade.on_reject == "stop":
+                self.record.note(f"stopped after {name} was rejected")
+                break
+            level = accepted or level
+        self._finish(level)
+
+    # the reference
+
+    def _reference(self, fingerprint: str) -> Evaluation:
+        """The reference's scores: measured once for these weights, this data and these settings."""
+        self.data = self.module.data_facts(self.datamodule, self.cascade.limit_windows)
+        key = {"weights": fingerprint, "data": self.data["sha256"], "device": self.device.type}
+        folder = self.folder.path / "reference"
+        if self.rank == 0 and not (folder / "facts.json").exists():
+            evaluation = self._evaluate(self.network, "reference")
+            save_evaluation(folder, evaluation, key)
+        self.trainer.strategy.barrier("reference")
+        return load_evaluation(folder)
+
+    def _evaluate(self, network: Any, title: str) -> Evaluation:
+        with self.console.evaluating(title, int(self.data["windows"])) as progress:
+
+            def advance(done: int) -> None:
+                progress(done)
+                self.stop.check()
+
+            return self.module.evaluate_network(
+                network, self.datamodule, limit=self.cascade.limit_windows, progress=advance
+            )
+
+    # one stage
+
+    def _run_stage(self, index: int, name: str, stage: Stage, level: Level) -> Level | None:
+        changes: list[str] = []
+        most = 1 + (self.cascade.retries if stage.retries is None else stage.retries)
+        self.record.stage_begins(name, stage)
+        for number in range(1, most + 1):
+            outcome = self.folder.load_try(name, number)
+            fresh = outcome is None
+            if outcome is None:
+                outcome = self._try(index, name, stage, number, level, changes)
+            else:
+                self.console.kept(name, outcome)
+            self.record.tried(name, outcome)
+            verdict = Verdict.from_dict(outcome["gate"])
+            self.console.verdict(verdict)
+            folder = self.folder.try_folder(name, number)
+            if verdict.accepted:
+                accepted = Level(name, folder / "artifact", load_evaluation(folder / "scores").measures)  # type: ignore[arg-type]
+                if self.rank == 0 and fresh:
+                    self.folder.publish(folder / "artifact")
+                self.record.accepted(name, outcome)
+                self.trainer.strategy.barrier("published")
+                return accepted
+            if number == most or self._out_of_time(name):
+                break
+            advice = recommend(stage, verdict, outcome["layers"])
+            if advice is None:
+                self.record.note(f"{name}: nothing left to change")
+                break
+            stage, changes = advice
+            self.console.retry(changes)
+        self.record.rejected(name, level.name)
+        self.console.rolled_back(name, level.name)
+        return None
+
+    def _try(
+        self, index: int, name: str, stage: Stage, number: int, level: Level, changes: list[str]
+    ) -> dict[str, Any]:
+        folder = self.folder.try_folder(name, number)
+        clock = time.monotonic()
+        weights = self._source(stage, level)
+        kind = type(self.network).__name__
+        plan = stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
+        hessians = self._hessians(stage, plan, weights, level, folder)
+        chosen = {weight: weights[weight] for weight in plan}
+        codecs = bind(plan, chosen, hessians)
+        with self.console.encoding(index, name, len(plan), folder / "layers") as progress:
+
+            def advance(weight: str, encoded: Encoded) -> None:
+                progress(weight, encoded)
+                self.stop.check()
+
+            encode_weights(
+                chosen,
+                codecs,
+                hessians,
+                folder / "layers",
+                rank=self.rank,
+                world_size=self.world_size,
+                device=self.device,
+                progress=advance,
+            )
+        self.trainer.strategy.barrier("encoded")
+        if self.rank == 0:
+            encoded = self._rest(level) | read_encoded(folder / "layers", list(plan))
+            encoded = {weight: encoded[weight] for weight in [*self.parameters, *self._raw_names()]}
+            self._judge(index, name, stage, number, level, changes, encoded, plan, clock)
+        self.trainer.strategy.barrier("judged")
+        outcome = self.folder.load_try(name, number)
+        if outcome is None:
+            raise RuntimeError(
+                f"{folder}: rank {self.rank} does not see what rank 0 wrote; is the folder shared?"
+            )
+        return outcome
+
+    def _judge(
+        self,
+        index: int,
+        name: str,
+        stage: Stage,
+        number: int,
+        level: Level,
+        changes: list[str],
+        encoded: dict[str, Encoded],
+        plan: Mapping[str, Codec],
+        clock: float,
+    ) -> None:
+        """Refine, write, load and score a try; rank 0 only."""
+        folder = self.folder.try_folder(name, number)
+        seconds = {"encode": time.monotonic() - clock}
+        clock = time.monotonic()
+        refinement = None
+        if stage.refine.steps > 0:
+            encoded, refinement = self._refine(stage, encoded, folder)
+        seconds["refine"] = time.monotonic() - clock
+        clock = time.monotonic()
+        manifest = self._write(folder / "artifact", encoded)
+        compressed = load(folder / "artifact", device=self.device)  # as a user gets it
+        evaluation = self._evaluate(compressed, name)
+        save_evaluation(folder / "scores", evaluation, {})
+        reference = load_evaluation(self.folder.path / "reference")
+        verdict = self.cascade.gate.decide(
+            reference.measures, level.measures, evaluation.measures, index, needed=stage.min_retention
+        )
+        seconds["evaluate"] = time.monotonic() - clock
+        layers = report_layers(self.parameters, {weight: encoded[weight] for weight in plan})
+        self.folder.save_try(
+            name,
+            number,
+            {
+                "number": number,
+                "settings": stage.settings(),
+                "changes": changes,
+                "num_bytes": manifest.num_bytes,
+                "ratio": self.reference_bytes / manifest.num_bytes,
+                "bits_per_weight": manifest.bits_per_weight,
+                "seconds": seconds,
+                "refine": refinement,
+                "gate": verdict.to_dict(),
+                "facts": dict(evaluation.facts),
+                "diagnosis": None,
+                "layers": [asdict(layer) for layer in layers],
+            },
+        )
+
+    def _source(self, stage: Stage, level: Level) -> dict[str, Tensor]:
+        if stage.source == "reference" or level.folder is None:
+            return dict(self.parameters)
+        artifact = Artifact(level.folder)
+        return {name: artifact.decode(name) for name in self.parameters}
+
+    def _rest(self, level: Level) -> dict[str, Encoded]:
+        """Every entry of the network as the last accepted stage has it, or in 16 bits."""
+        if level.folder is not None:
+            artifact = Artifact(level.folder)
+            return {name: artifact.encoded(name) for name in artifact}
+        codec = Float16Codec()
+        rest = {name: codec.encode(weight) for name, weight in self.parameters.items()}
+        state = self.network.state_dict()
+        for name in self._raw_names():
+            value = state[name].cpu()
+            rest[name] = Encoded(
+                RAW, tuple(value.shape), str(value.dtype).removeprefix("torch."), {"values": value}
+            )
+        return rest
+
+    def _raw_names(self) -> list[str]:
+        """Entries of the network's state that are no parameters, such as integer buffers."""
+        return [
+            name
+            for name in self.network.state_dict()
+            if name not in self.parameters and name not in self.aliases
+        ]
+
+    def _hessians(
+        self,
+        stage: Stage,
+        plan: Mapping[str, Codec],
+        weights: Mapping[str, Tensor],
+        level: Level,
+        folder: Path,
+    ) -> Hessians:
+        wanted = [name for name, codec in plan.items() if codec.uses_hessian]
+        if not stage.calibrate or not wanted:
+            return Hessians(None)
+        path = folder / "hessians.safetensors"
+        if self.rank == 0 and not path.exists():
+            network = self.network
+            if stage.source == "previous" and level.folder is not None:
+                network = load(level.folder, device=self.device)
+            batches = self.module.calibration_batches(self.datamodule)
+            with self.console.calibrating() as progress:
+
+                def advance(done: int) -> None:
+                    progress(done)
+                    self.stop.check()
+
+                found = second_moments(network, batches, wanted, progress=advance)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {name: hessian.cpu().contiguous() for name, hessian in found.items()},
+                path.with_suffix(".new"),
+            )
+            path.with_suffix(".new").replace(path)
+        self.trainer.strategy.barrier("calibrated")
+        return Hessians(path)
+
+    def _refine(
+        self, stage: Stage, encoded: dict[str, Encoded], folder: Path
+    ) -> tuple[dict[str, Encoded], dict[str, Any]]:
+        settings = stage.refine
+        trainable = {name: entry for name, entry in encoded.items() if entry.codec != RAW}
+        windows = self.module.refinement_windows(self.datamodule, settings.steps * settings.batch_size + 64)
+        with self.console.refining(settings.steps) as progress:
+
+            def advance(step: int, loss: float) -> None:
+                progress(step, loss)
+                for logger in self.trainer.loggers:
+                    logger.log_metrics({"refine/loss": loss}, step=step)
+
+            result = refine(
+                self.network, trainable, windows, settings, folder, progress=advance, check=self.stop.check
+            )
+        facts = {
+            "steps": result.steps,
+            "loss_first": result.loss_first,
+            "loss_last": result.loss_last,
+            "kept": result.kept,
+            "grokfast": settings.grokfast is not None,
+        }
+        return encoded | dict(result.encoded), facts
+
+    def _write(self, folder: Path, encoded: Mapping[str, Encoded]) -> Manifest:
+        return write_artifact(
+            folder,
+            encoded,
+            model_class=type(self.network).__name__,
+            aliases=self.aliases,
+            files=self.module.artifact_files(),
+        )
+
+    # the end
+
+    def _finish(self, level: Level) -> None:
+        samples: list[dict[str, str]] = []
+        if self.rank == 0:
+            if level.folder is not None:
+                self.folder.ensure_published(level.folder)  # a kill may have come between verdict and copy
+                before = self.module.samples(self.network, self.datamodule, self.cascade.prompts)
+                compressed = load(self.folder.artifact, device=self.device)
+                after = self.module.samples(compressed, self.datamodule, self.cascade.prompts)
+                samples = [
+                    {"prompt": prompt, "reference": old, "artifact": new}
+                    for (prompt, old), (_, new) in zip(before, after, strict=True)
+                ]
+            record = self.record.finish(level.name, samples)
+            self.console.result(self.folder.path, record)
+        self.success = level.folder is not None
+        self.trainer.strategy.barrier("finished")
+
+    @property
+    def reference_bytes(self) -> int:
+        """Bytes of the reference in fp32, tied weights once: what every ratio is against."""
+        return 4 * sum(weight.numel() for weight in self.parameters.values())
+
+    def _out_of_time(self, stage: str) -> bool:
+        budget = self.cascade.time_budget_minutes
+        spent = self.trainer.strategy.broadcast(time.monotonic() - self.started) / 60
+        if budget is None or spent < budget:
+            return False
+        self.record.note(f"the time budget of {budget:g} minutes was spent before {stage} could go on")
+        return True
+
+    def manifest(self) -> Manifest | None:
+        """The result's manifest, if there is a result."""
+        return read_manifest(self.folder.artifact) if self.folder.artifact.exists() else None
+
+
+def bind(
+    plan: Mapping[str, Codec], weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor]
+) -> dict[str, Codec]:
+    """Let each codec of a plan look at all the weights that it is to code."""
+    bound: dict[str, Codec] = {}
+    for codec in dict.fromkeys(plan.values()):
+        names = [name for name in plan if plan[name] == codec]
+        bound |= codec.bind({name: weights[name] for name in names}, hessians)
+    return {name: bound[name] for name in plan}
+
+
+def check_finite(parameters: Mapping[str, Tensor]) -> None:
+    """Refuse a network with NaN or infinity in it, and say where."""
+    for name, weight in parameters.items():
+        bad = int((~torch.isfinite(weight)).sum())
+        if bad:
+            raise ValueError(f"the network's {name} has {bad} NaN or infinite values of {weight.numel()}")
+
+
+def fingerprint_of(parameters: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values of the weights."""
+    digest = hashlib.sha256()
+    for name, weight in parameters.items():
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_evaluation(folder: Path, evaluation: Evaluation, key: Mapping[str, str]) -> None:
+    """Keep scores with their per-item results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for measure in evaluation.measures:
+        measure.save(folder / f"{measure.name}.npz")
+    facts = {
+        "measures": [measure.name for measure in evaluation.measures],
+        "facts": dict(evaluation.facts),
+        **key,
+    }
+    (folder / "facts.new").write_text(json.dumps(facts))
+    (folder / "facts.new").replace(folder / "facts.json")
+
+
+def load_evaluation(folder: Path) -> Evaluation:
+    """Read what ``save_evaluation`` wrote."""
+    facts = json.loads((folder / "facts.json").read_text())
+    return Evaluation([Measure.load(folder / f"{name}.npz") for name in facts["measures"]], facts["facts"])

@@ -1,0 +1,166 @@
+"""What a user sees while a cascade runs: bars on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fulgurite.codecs import Encoded
+from fulgurite.evaluation.verdict import Verdict
+from fulgurite.reporting.table import render_table
+from fulgurite.reporting.units import format_bytes, format_score
+from lightning_modules.compressible import Evaluation
+
+if TYPE_CHECKING:
+    from callbacks.cascade_run import CascadeRun
+
+_LABEL = 12
+
+
+class Console:
+    """Lines and bars of a run; silent where not enabled, as on all ranks but the first.
+
+    Args:
+        enabled: Print at all.
+        console: Where to; standard output by default.
+    """
+
+    def __init__(self, *, enabled: bool = True, console: RichConsole | None = None) -> None:
+        self._console = console or RichConsole(highlight=False, soft_wrap=True)
+        self._enabled = enabled
+        self._total = 0
+
+    def header(self, run: CascadeRun) -> None:
+        """The network, and where the run writes."""
+        self._total = len(run.cascade.stages)
+        count = sum(weight.numel() for weight in run.parameters.values())
+        kind = type(run.network).__name__
+        self._line(
+            f"[bold]{run.folder.path.name}[/]  {kind}  {count:,} weights  {format_bytes(run.reference_bytes)} fp32"
+            f"   output {run.folder.path}"
+        )
+
+    def reference(self, evaluation: Evaluation, data: Mapping[str, Any]) -> None:
+        """The reference's scores."""
+        scores = "   ".join(
+            f"{measure.name.replace('_', ' ')} {format_score(measure.value, measure.unit)}"
+            for measure in evaluation.measures
+        )
+        self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} windows")
+
+    def verdict(self, verdict: Verdict) -> None:
+        """What the gate said."""
+        outcome = "[green]accepted[/]" if verdict.accepted else f"[red]rejected: {verdict.severity}[/]"
+        self._line(f"    {'gate':<{_LABEL - 4}} {verdict.reason}   {outcome}")
+
+    def retry(self, changes: Sequence[str]) -> None:
+        """What the next try does otherwise."""
+        self._line(f"    {'retry':<{_LABEL - 4}} {', '.join(changes)}")
+
+    def rolled_back(self, stage: str, level: str) -> None:
+        """A stage is given up."""
+        self._line(f"    {'rolled back':<{_LABEL - 4}} {stage} is not used, the level stays {level}")
+
+    def kept(self, stage: str, outcome: Mapping[str, Any]) -> None:
+        """A try that an earlier start has finished."""
+        self._line(
+            f"{stage:<{_LABEL}} try {outcome['number']} kept from before, {format_bytes(outcome['num_bytes'])}"
+        )
+
+    def result(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """The table and where all of it lies."""
+        if self._enabled:
+            self._console.print()
+            render_table(record, self._console, report=folder / "report.html")
+
+    def close(self) -> None:
+        """Nothing is left open; here so that a run can end in one place."""
+
+    @contextmanager
+    def encoding(
+        self, index: int, stage: str, count: int, folder: Path
+    ) -> Iterator[Callable[[str, Encoded], None]]:
+        """A bar over weights, with the bytes so far and the weight at hand."""
+        done: dict[str, int] = {}
+        label = f"{index + 1}/{self._total} {stage}"
+        with self._bar(label, count, "weights") as (advance, close):
+
+            def progress(weight: str, encoded: Encoded) -> None:
+                done[weight] = encoded.num_bytes
+                # other ranks show in the folder only
+                ready = max(len(done), sum(1 for _ in folder.glob("*.safetensors")) if self._enabled else 0)
+                advance(ready, f"{format_bytes(sum(done.values()))}  {weight}")
+
+            yield progress
+            close(f"{format_bytes(sum(done.values()))}")
+
+    @contextmanager
+    def refining(self, steps: int) -> Iterator[Callable[[int, float], None]]:
+        """A bar over optimiser steps, with the loss."""
+        last = [float("nan")]
+        with self._bar("    refine", steps, "steps") as (advance, close):
+
+            def progress(step: int, loss: float) -> None:
+                last[0] = loss
+                advance(step, f"loss {loss:.4f}")
+
+            yield progress
+            close(f"loss {last[0]:.4f}")
+
+    @contextmanager
+    def evaluating(self, title: str, windows: int) -> Iterator[Callable[[int], None]]:
+        """A bar over held-out windows."""
+        label = "reference" if title == "reference" else "    evaluate"
+        with self._bar(label, windows, "windows", transient=True) as (advance, _):
+            yield lambda done: advance(done, "")
+
+    @contextmanager
+    def calibrating(self) -> Iterator[Callable[[int], None]]:
+        """A count of calibration batches."""
+        with self._bar("    calibrate", None, "batches", transient=True) as (advance, _):
+            yield lambda done: advance(done, "")
+
+    @contextmanager
+    def _bar(
+        self, label: str, total: int | None, unit: str, *, transient: bool = False
+    ) -> Iterator[tuple[Callable[[int, str], None], Callable[[str], None]]]:
+        if not self._enabled:
+            yield (lambda done, text: None), (lambda text: None)
+            return
+        if not self._console.is_terminal:
+            count = [0]
+
+            def remember(done: int, text: str) -> None:
+                count[0] = done
+
+            def close(text: str) -> None:
+                if not transient:
+                    self._line(f"{label:<{_LABEL}} {count[0]}/{total} {unit}   {text}")
+
+            yield remember, close
+            return
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            TextColumn(
+                f"{{task.completed}}/{{task.total}} {unit}" if total else f"{{task.completed}} {unit}"
+            ),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=self._console, transient=transient) as progress:
+            task = progress.add_task(label, total=total, text="")
+            yield (
+                lambda done, text: progress.update(task, completed=done, text=text),
+                lambda text: progress.update(task, text=text),
+            )
+
+    def _line(self, text: str) -> None:
+        if self._enabled:
+            self._console.print(text)

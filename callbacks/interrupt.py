@@ -1,0 +1,43 @@
+"""Stop a long run between two pieces of work, not inside one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class RunStopped(Exception):
+    """The user or the cluster asked the run to stop; what is finished is on disk."""
+
+
+class StopOnSignal:
+    """Turn the first Ctrl-C or SIGTERM into a request that ``check`` answers; the second acts at once.
+
+    Use as a context; outside the main thread it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raise ``RunStopped`` if a stop was asked for."""
+        if self.requested:
+            raise RunStopped("stopped on request")
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)

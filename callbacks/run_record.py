@@ -1,0 +1,248 @@
+"""Keep a run's record, events and metrics while it goes on; rank 0 writes, the others are silent."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from callbacks.stages.stage import Stage
+from fulgurite._version import __version__
+from fulgurite.artifact.files import sha256_folder
+from fulgurite.artifact.manifest import read_manifest
+from fulgurite.reporting.events import EVENTS_NAME, EventLog, read_events
+from fulgurite.reporting.record import RECORD_NAME, read_record, write_record
+from lightning_modules.compressible import Evaluation
+
+if TYPE_CHECKING:
+    from callbacks.cascade_run import CascadeRun
+
+
+class RunRecord:
+    """The record of a run, written after each stage so that a crash leaves a true one.
+
+    Args:
+        run: The run it is kept for.
+        recipe: The resolved recipe.
+        resumed: Whether the run goes on with an earlier start; times add up.
+    """
+
+    def __init__(self, run: CascadeRun, recipe: Mapping[str, Any], *, resumed: bool) -> None:
+        self._run = run
+        self._writes = run.rank == 0
+        self._path = run.folder.path / RECORD_NAME
+        self._clock = time.monotonic()
+        self._seconds_before = 0.0
+        self._stage: dict[str, Any] = {}
+        self._seen: set[tuple[str, int]] = set()
+        started = _now()
+        if self._writes:
+            if resumed and self._path.exists():
+                earlier = read_record(self._path)
+                started, self._seconds_before = earlier["started"], float(earlier["seconds"])
+            self._seen = _tries_in(run.folder.path / EVENTS_NAME)
+            self._events = EventLog(run.folder.path / EVENTS_NAME)
+        network = run.network
+        self._record: dict[str, Any] = {
+            "schema": "fulgurite-record/1",
+            "success": False,
+            "level": "reference",
+            "name": run.folder.path.name,
+            "command": run.cascade.command,
+            "recipe": dict(recipe),
+            "started": started,
+            "finished": None,
+            "seconds": self._seconds_before,
+            "environment": environment(run.device, run.world_size),
+            "model": {
+                "source": str(getattr(run.module, "source", None) or type(network).__name__),
+                "class": type(network).__name__,
+                "num_weights": sum(weight.numel() for weight in run.parameters.values()),
+            },
+            "data": {},
+            "reference": {},
+            "artifact": None,
+            "stages": [],
+            "samples": [],
+            "notes": [],
+        }
+        self._event("resume" if resumed else "start", name=run.folder.path.name)
+
+    def reference(self, evaluation: Evaluation) -> None:
+        """The reference was measured."""
+        data = self._run.data
+        self._record["data"] = {key: data.get(key) for key in ("description", "windows", "tokens", "bytes")}
+        self._record["reference"] = {
+            "num_bytes": self._run.reference_bytes,
+            "checkpoint_bytes": _checkpoint_bytes(self._record["model"]["source"]),
+            "scores": {
+                measure.name: {
+                    "value": measure.value,
+                    "chance": measure.chance,
+                    "unit": measure.unit,
+                    "higher_is_better": measure.higher_is_better,
+                }
+                for measure in evaluation.measures
+            },
+            "perplexity": evaluation.facts.get("perplexity"),
+        }
+        self._event("reference", scores=self._record["reference"]["scores"])
+        self._metrics({f"reference/{measure.name}": measure.value for measure in evaluation.measures}, 0)
+        self._write()
+
+    def stage_begins(self, name: str, stage: Stage) -> None:
+        """A stage is next."""
+        self._stage = {
+            "name": name,
+            "codec": stage.codec.name,
+            "source": stage.source,
+            "accepted": False,
+            "verdict": "not judged yet",
+            "num_bytes": None,
+            "ratio": None,
+            "bits_per_weight": None,
+            "retention": None,
+            "retention_low": None,
+            "seconds": 0.0,
+            "sha256": None,
+            "path": None,
+            "tries": [],
+        }
+        self._record["stages"].append(self._stage)
+        self._event("stage", stage=name, codec=stage.codec.name)
+
+    def tried(self, name: str, outcome: Mapping[str, Any]) -> None:
+        """A try was judged, or was found judged by an earlier start."""
+        stage, gate = self._stage, outcome["gate"]
+        stage["tries"].append({key: value for key, value in outcome.items() if key != "facts"})
+        for key in ("num_bytes", "ratio", "bits_per_weight"):
+            stage[key] = outcome[key]
+        stage["retention"], stage["retention_low"] = gate["cumulative"], gate["cumulative_low"]
+        stage["seconds"] += sum(outcome["seconds"].values())
+        stage["verdict"] = gate["reason"]
+        if (name, outcome["number"]) in self._seen:
+            return
+        facts = {
+            key: outcome[key]
+            for key in ("number", "num_bytes", "ratio", "bits_per_weight", "changes", "seconds")
+        }
+        self._event("try", stage=name, gate=gate, **facts)
+        self._metrics(metrics_of(outcome), len(self._record["stages"]))
+        self._write()
+
+    def accepted(self, name: str, outcome: Mapping[str, Any]) -> None:
+        """The last try is the new level."""
+        folder = self._run.folder.try_folder(name, outcome["number"]) / "artifact"
+        self._stage |= {"accepted": True, "sha256": sha256_folder(folder), "path": str(folder)}
+        self._record |= {"success": True, "level": name}
+        self._record["artifact"] = self._artifact(folder)
+        self._event("accepted", stage=name)
+        self._write()
+
+    def rejected(self, name: str, level: str) -> None:
+        """No try of the stage was accepted."""
+        self._event("rolled back", stage=name, to=level)
+        self._write()
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the record should know."""
+        self._record["notes"].append(text)
+        self._event("note", text=text)
+
+    def finish(self, level: str, samples: list[dict[str, str]]) -> dict[str, Any]:
+        """The run is over: write all, with tables and plots."""
+        from fulgurite.reporting.report import write_report
+
+        self._record |= {"level": level, "samples": samples, "finished": _now()}
+        self._event("finish", level=level)
+        self._write()
+        write_report(self._run.folder.path)
+        self._events.close()
+        return self._record
+
+    def _artifact(self, folder: Path) -> dict[str, Any]:
+        manifest = read_manifest(folder)
+        return {
+            "path": str(self._run.folder.artifact),
+            "num_bytes": manifest.num_bytes,
+            "tokenizer_bytes": manifest.tokenizer_bytes,
+            "ratio": self._run.reference_bytes / manifest.num_bytes,
+            "bits_per_weight": manifest.bits_per_weight,
+            "sha256": self._stage["sha256"],
+            "parts": manifest.bytes_by_part(),
+        }
+
+    def _write(self) -> None:
+        if self._writes:
+            self._record["seconds"] = self._seconds_before + time.monotonic() - self._clock
+            write_record(self._path, self._record)
+
+    def _event(self, event: str, **fields: Any) -> None:
+        if self._writes:
+            self._events.append(event, **fields)
+
+    def _metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._writes:
+            for logger in self._run.trainer.loggers:
+                logger.log_metrics(dict(metrics), step=step)
+                logger.save()
+
+
+def metrics_of(outcome: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a try under the names that every logger sees."""
+    gate = outcome["gate"]
+    metrics: dict[str, float | None] = {
+        "rate/bytes": float(outcome["num_bytes"]),
+        "rate/ratio": outcome["ratio"],
+        "rate/bits_per_weight": outcome["bits_per_weight"],
+        "gate/accepted": float(gate["accepted"]),
+        "gate/retention": gate["retention"],
+        "gate/retention_low": gate["retention_low"],
+        "gate/cumulative": gate["cumulative"],
+        "gate/cumulative_low": gate["cumulative_low"],
+    }
+    metrics |= {f"time/{key}_s": value for key, value in outcome["seconds"].items()}
+    for measure in gate["per_measure"]:
+        metrics[f"score/{measure['name']}"] = measure["value"]
+        metrics[f"retention/{measure['name']}"] = measure["retention"]
+    return {key: float(value) for key, value in metrics.items() if value is not None}
+
+
+def environment(device: torch.device, world_size: int) -> dict[str, Any]:
+    """Versions and hardware of this run."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "fulgurite": __version__,
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "lightning": metadata.version("lightning"),
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        "device": name,
+        "world_size": world_size,
+    }
+
+
+def _checkpoint_bytes(source: str) -> int | None:
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return sum(path.stat().st_size for path in files) if files else None
+
+
+def _tries_in(path: Path) -> set[tuple[str, int]]:
+    return {(event["stage"], event["number"]) for event in read_events(path) if event["event"] == "try"}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,198 @@
+"""Settings of a refinement and the Lightning fit that carries it out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from typing_extensions import override
+
+from callbacks.grokfast import Grokfast
+from fulgurite.codecs import Encoded
+from lightning_modules.refinement import Refinement, StepBatches
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Train a stage's scales, codebooks, norms and biases against the reference network.
+
+    Args:
+        steps: Optimiser steps; 0 leaves the stage as it was encoded.
+        learning_rate: Relative to the root mean square of each trained part.
+        batch_size: Windows in a step.
+        temperature: Divides the logits of both networks.
+        gradient_clip: Largest norm of the gradient.
+        checkpoint_every: Steps between checkpoints; a killed run goes on from the last.
+        seed: Of the order of the windows.
+        grokfast: A gradient filter, off by default: see ``docs/grokfast.md`` before turning it on.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    steps: int = 0
+    learning_rate: float = 1e-3
+    batch_size: int = 8
+    temperature: float = 1.0
+    gradient_clip: float = 1.0
+    checkpoint_every: int = 50
+    seed: int = 0
+    grokfast: Grokfast | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps",):
+            if getattr(self, name) < 0:
+                raise ValueError(f"refine.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "batch_size", "temperature", "gradient_clip", "checkpoint_every"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"refine.{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """What a refinement came to; losses are on windows that it did not train on."""
+
+    encoded: Mapping[str, Encoded]
+    steps: int
+    loss_first: float
+    loss_last: float
+    kept: bool
+
+
+def refine(
+    network: nn.Module,
+    encoded: Mapping[str, Encoded],
+    windows: Tensor,
+    settings: Refine,
+    folder: Path,
+    *,
+    progress: Callable[[int, float], None] | None = None,
+    check: Callable[[], None] | None = None,
+) -> RefineResult:
+    """Train the continuous parts of ``encoded`` and keep the result if it is better.
+
+    Runs on the network's device in this process, so the bytes do not depend on how many ranks there are.
+
+    Args:
+        network: The reference network.
+        encoded: Encoded weights by parameter name.
+        windows: ``[n, length]`` tokens to train on; the last batch of them is held out to judge by.
+        settings: As the recipe gives them.
+        folder: For checkpoints; emptied of them by the caller when the try is done.
+        progress: Called with the step and its loss.
+        check: Called after each step; what it raises ends the fit, with a checkpoint at that step.
+
+    Raises:
+        ValueError: If there are too few windows to train on one batch and judge by another.
+    """
+    held_out = min(settings.batch_size * 2, len(windows) // 2)
+    if held_out < 1:
+        raise ValueError(f"refinement needs at least 2 windows of text, got {len(windows)}")
+    device = next(network.parameters()).device
+    module = Refinement(
+        network,
+        {name: entry.to(device) for name, entry in encoded.items()},
+        learning_rate=settings.learning_rate,
+        steps=settings.steps,
+        temperature=settings.temperature,
+    )
+    judge = {"input_ids": windows[-held_out:].to(device)}
+    with torch.no_grad():
+        loss_first = float(module.divergence(judge))
+    last = folder / "refine.ckpt"
+    first_step = int(torch.load(last, weights_only=True)["global_step"]) if last.exists() else 0
+    batches = StepBatches(
+        windows[:-held_out],
+        batch_size=settings.batch_size,
+        steps=settings.steps,
+        first_step=first_step,
+        seed=settings.seed,
+    )
+    callbacks: list[Callback] = [_Report(progress), _KeepCheckpoint(last, settings.checkpoint_every, check)]
+    if settings.grokfast is not None:
+        callbacks.append(deepcopy(settings.grokfast))  # its memory belongs to this fit
+    trainer = _quiet_trainer(settings, device, callbacks, folder)
+    was_training = network.training
+    network.eval()
+    trainer.fit(module, batches.loader(), ckpt_path=str(last) if last.exists() else None)
+    module.to(device)  # the strategy's teardown moves it to the CPU
+    network.train(was_training)
+    refined = module.result()
+    with torch.no_grad():
+        loss_last = float(Refinement(network, refined, steps=1).divergence(judge))
+    kept = loss_last < loss_first  # also false for NaN
+    chosen = {name: entry.to("cpu") for name, entry in refined.items()} if kept else encoded
+    return RefineResult(chosen, settings.steps, loss_first, loss_last, kept)
+
+
+def _quiet_trainer(
+    settings: Refine, device: torch.device, callbacks: list[Callback], folder: Path
+) -> Trainer:
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return Trainer(
+        default_root_dir=folder,
+        strategy=SingleDeviceStrategy(device=device, accelerator=None),
+        accelerator="cpu" if device.type == "cpu" else device.type,
+        devices=1,
+        max_steps=settings.steps,
+        max_epochs=-1,
+        gradient_clip_val=settings.gradient_clip,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        barebones=False,
+    )
+
+
+class _KeepCheckpoint(Callback):
+    """Save every so many steps, and where the run is asked to stop; in place and atomically."""
+
+    def __init__(self, path: Path, every: int, check: Callable[[], None] | None) -> None:
+        self._path = path
+        self._every = every
+        self._check = check
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        try:
+            if self._check is not None:
+                self._check()
+        except Exception:
+            self._save(trainer)
+            raise
+        if trainer.global_step % self._every == 0 and trainer.global_step < trainer.max_steps:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        fresh = self._path.with_suffix(".new")
+        trainer.save_checkpoint(fresh)
+        fresh.replace(self._path)
+
+
+class _Report(Callback):
+    def __init__(self, progress: Callable[[int, float], None] | None) -> None:
+        self._progress = progress
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._progress is not None:
+            self._progress(trainer.global_step, float(outputs["loss"]))
+
+
+__all__ = ["Refine", "RefineResult", "refine"]

@@ -1,0 +1,145 @@
+"""A stage: one step of a cascade, from weights to fewer bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from callbacks.stages.refine import Refine
+from callbacks.stages.selection import select_weights
+from fulgurite.codecs import Codec, UniformCodec
+
+PROTECTED = UniformCodec(bits=8, group_size=64, entropy=True)
+"""What a retry gives the weights that a severe loss is blamed on."""
+
+
+class Stage(Callback):
+    """Code the selected weights of a network with one codec, then refine.
+
+    Args:
+        codec: How the selected weights are coded.
+        select: Glob patterns over parameter names; the default is every matrix.
+        exclude: Glob patterns to leave out of it.
+        overrides: Other codecs for some of the selected weights: pattern to codec, the first match counts.
+        source: Code the weights of the ``reference``, or what the ``previous`` accepted stage made of them.
+        calibrate: Gather second moments of the inputs for codecs that use them.
+        refine: Training of the continuous parts after encoding.
+        min_retention: What this stage must retain of the previous one, 0 to 1; the gate's own by default.
+        retries: Further tries with recommended changes after a rejection; the cascade's own by default.
+    """
+
+    def __init__(
+        self,
+        codec: Codec | None = None,
+        select: str | list[str] = "*",
+        exclude: list[str] | None = None,
+        overrides: dict[str, Codec] | None = None,
+        source: Literal["reference", "previous"] = "reference",
+        calibrate: bool = True,
+        refine: Refine = Refine(),  # noqa: B008 (frozen)
+        min_retention: float | None = None,
+        retries: int | None = None,
+    ) -> None:
+        if min_retention is not None and not 0 <= min_retention <= 1:
+            raise ValueError(f"min_retention must be in [0, 1], got {min_retention}")
+        if retries is not None and retries < 0:
+            raise ValueError(f"retries must be at least 0, got {retries}")
+        self.codec = codec if codec is not None else UniformCodec()
+        self.select = [select] if isinstance(select, str) else list(select)
+        self.exclude = list(exclude or [])
+        self.overrides = dict(overrides or {})
+        self.source = source
+        self.calibrate = calibrate
+        self.refine = refine
+        self.min_retention = min_retention
+        self.retries = retries
+
+    def plan(self, weights: Mapping[str, Tensor], *, key: str, network: str) -> dict[str, Codec]:
+        """The codec of each weight that this stage codes, in the network's order.
+
+        Args:
+            weights: The network's parameters by name.
+            key: This stage's place in the recipe, for errors.
+            network: The network's class name, for errors.
+
+        Raises:
+            ValueError: If a pattern matches nothing.
+        """
+        chosen = select_weights(weights, self.select, self.exclude, key=f"{key}.select", network=network)
+        for pattern in self.overrides:
+            select_weights(weights, [pattern], key=f"{key}.overrides", network=network)
+        return {name: self._codec_of(name) for name in chosen}
+
+    def _codec_of(self, name: str) -> Codec:
+        for pattern, codec in self.overrides.items():
+            if fnmatchcase(name, pattern):
+                return codec
+        return self.codec
+
+    def settings(self) -> dict[str, Any]:
+        """The settings in plain values, for the record."""
+        return {
+            "codec": describe(self.codec),
+            "select": self.select,
+            "exclude": self.exclude,
+            "overrides": {pattern: describe(codec) for pattern, codec in self.overrides.items()},
+            "source": self.source,
+            "refine": {
+                field.name: getattr(self.refine, field.name)
+                for field in fields(Refine)
+                if field.name != "grokfast"
+            }
+            | {"grokfast": self.refine.grokfast is not None},
+        }
+
+    def relaxed(self, severe: bool, protect: Sequence[str] = ()) -> tuple[Stage, list[str]] | None:
+        """This stage with what a gate's verdict recommends, and the changes in words.
+
+        Args:
+            severe: Take the codec's large step and not its small one.
+            protect: Names of weights to give 8 bits from now on.
+
+        Returns:
+            ``None`` where nothing is left to change.
+        """
+        changes: list[str] = []
+        codec = self.codec.relaxed(severe)
+        if codec is not None:
+            changes += difference(self.codec, codec)
+        refined = self.refine
+        if severe and self.refine.steps > 0:
+            refined = replace(self.refine, steps=2 * self.refine.steps)
+            changes.append(f"refine.steps {self.refine.steps} -> {refined.steps}")
+        fresh = [name for name in protect if self._codec_of(name) != PROTECTED]
+        if fresh:
+            changes.append(f"{', '.join(_short(fresh))} at {PROTECTED.bits} bits")
+        if not changes:
+            return None
+        stage = copy(self)
+        stage.codec = codec or self.codec
+        stage.overrides = {**dict.fromkeys(fresh, PROTECTED), **self.overrides}
+        stage.refine = refined
+        return stage, changes
+
+
+def describe(codec: Codec) -> dict[str, Any]:
+    """A codec's name and settings."""
+    values = {field.name: getattr(codec, field.name) for field in fields(codec)}  # type: ignore[arg-type]
+    plain = {key: value for key, value in values.items() if isinstance(value, bool | int | float | str)}
+    return {"name": codec.name, **plain}
+
+
+def difference(old: Codec, new: Codec) -> list[str]:
+    """What changed between two settings, in the recipe's words."""
+    before, after = describe(old), describe(new)
+    return [f"{key} {before.get(key)} -> {after[key]}" for key in after if after[key] != before.get(key)]
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    return [*names[:2], f"{len(names) - 2} more"] if len(names) > 3 else list(names)

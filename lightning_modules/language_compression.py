@@ -1,0 +1,91 @@
+"""What a cascade needs of a language model: see ``Compressible``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from fulgurite.artifact.network_files import network_files
+from fulgurite.evaluation.generation import generate
+from fulgurite.evaluation.language import evaluate_language
+from lightning_modules.compressible import Evaluation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SAMPLES = 3
+_PROMPT_TOKENS = 12
+_NEW_TOKENS = 48
+
+
+class LanguageCompression:
+    """Bits per byte and next-token accuracy on held-out windows; text to calibrate and refine on.
+
+    A mixin for LightningModules with a causal language model; the data module is a ``TextDataModule``.
+    """
+
+    network: Any
+    tokenizer: PreTrainedTokenizerBase | None
+
+    def evaluate_network(
+        self,
+        network: nn.Module,
+        datamodule: Any,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        """Measure a network on the validation windows."""
+        result = evaluate_language(
+            network,
+            datamodule.evaluation_windows("validation"),
+            unigram=datamodule.unigram() if datamodule.has_split("train") else None,
+            batch_size=datamodule.batch_size,
+            limit=limit,
+            progress=None if progress is None else lambda done, _: progress(done),
+        )
+        facts = {"perplexity": result.perplexity, "tokens_per_second": result.tokens / result.seconds}
+        return Evaluation(result.measures, facts)
+
+    def data_facts(self, datamodule: Any, limit: int | None = None) -> dict[str, Any]:
+        """The validation windows in numbers."""
+        windows = datamodule.evaluation_windows("validation")
+        count = min(len(windows), limit or len(windows))
+        return {
+            "description": datamodule.describe("validation"),
+            "windows": count,
+            "tokens": windows.num_tokens * count // len(windows),
+            "bytes": int(windows.num_bytes.sum()) * count // len(windows),
+            "sha256": f"{datamodule.data_fingerprint('validation')}-{count}",
+        }
+
+    def calibration_batches(self, datamodule: Any) -> Iterable[Mapping[str, Tensor]]:
+        """Windows of the training text, on the network's device."""
+        device = next(self.network.parameters()).device
+        for batch in datamodule.calibration_batches():
+            yield {name: values.to(device) for name, values in batch.items()}
+
+    def refinement_windows(self, datamodule: Any, count: int) -> Tensor:
+        """Windows of the training text, evenly spaced."""
+        windows: Tensor = datamodule.training_windows(count)
+        return windows
+
+    def samples(self, network: nn.Module, datamodule: Any, prompts: Sequence[str]) -> list[tuple[str, str]]:
+        """Greedy continuations of the prompts, or of the start of held-out windows where there are none."""
+        if self.tokenizer is None:
+            return []
+        chosen = list(prompts)
+        if not chosen:
+            windows = datamodule.evaluation_windows("validation").input_ids
+            rows = [windows[len(windows) * index // _SAMPLES] for index in range(min(_SAMPLES, len(windows)))]
+            chosen = [str(self.tokenizer.decode(row[:_PROMPT_TOKENS].tolist())) for row in rows]
+        return [
+            (prompt, generate(network, self.tokenizer, prompt, max_new_tokens=_NEW_TOKENS))
+            for prompt in chosen
+        ]
+
+    def artifact_files(self) -> dict[str, bytes]:
+        """Configuration and tokenizer."""
+        return network_files(self.network, self.tokenizer)

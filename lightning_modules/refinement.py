@@ -1,0 +1,177 @@
+"""Refine a compressed network: train what is continuous in it, with the codes frozen.
+
+    batch -> reference network ------------------------------> logits ---\
+    batch -> same network with decode(codes, scales, ...) ---> logits ----KL -> gradients of scales, codebooks, norms
+
+Only the parts that each codec names ``continuous`` are trained; their bytes do not change, so refinement costs
+no size. The reference network itself is used for both passes, its weights replaced by decoded ones in the second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+from typing_extensions import override
+
+from fulgurite.codecs import CODECS, Encoded, decode
+
+_WARMUP_SHARE = 0.1
+
+
+class Refinement(LightningModule):
+    """Train the continuous parts of encoded weights towards the reference network's outputs.
+
+    Args:
+        network: The reference, frozen; not saved in checkpoints.
+        encoded: Encoded weights by parameter name; parameters that are not in it stay the reference's.
+        learning_rate: Step of Adam relative to the root mean square of each part: parts differ in size by
+            orders of magnitude.
+        steps: Length of the cosine schedule.
+        temperature: Divides the logits of both networks.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        encoded: Mapping[str, Encoded],
+        *,
+        learning_rate: float = 1e-3,
+        steps: int = 200,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self._frozen = _Frozen(network, dict(encoded))
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.temperature = temperature
+        self.parts = nn.ParameterDict()
+        for name, entry in encoded.items():
+            for part in CODECS[entry.codec].continuous:
+                if part in entry.tensors:
+                    self.parts[_key(name, part)] = nn.Parameter(entry.tensors[part].detach().float().clone())
+
+    def decoded(self) -> dict[str, Tensor]:
+        """All weights as the current parts make them, with gradients."""
+        return {
+            name: decode(entry.with_tensors(**self._trained(name, entry)))
+            for name, entry in self._frozen.encoded.items()
+        }
+
+    def result(self) -> dict[str, Encoded]:
+        """The encoded weights with the trained parts, rounded to the width that they are stored in."""
+        rounded = {}
+        for name, entry in self._frozen.encoded.items():
+            parts = {
+                part: values.detach().to(entry.tensors[part].device, entry.tensors[part].dtype)
+                for part, values in self._trained(name, entry).items()
+            }
+            rounded[name] = entry.with_tensors(**parts)
+        return rounded
+
+    def _trained(self, name: str, entry: Encoded) -> dict[str, Tensor]:
+        parts = {part: _key(name, part) for part in CODECS[entry.codec].continuous}
+        return {part: self.parts[key] for part, key in parts.items() if key in self.parts}
+
+    def divergence(self, batch: Mapping[str, Tensor], decoded: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Mean KL divergence per position, in nats, of the compressed network from the reference."""
+        network = self._frozen.network
+        with torch.no_grad():
+            reference = network(**batch).logits
+        weights = dict(decoded if decoded is not None else self.decoded())
+        logits = functional_call(network, weights, args=(), kwargs=dict(batch)).logits
+        return kl_divergence(logits, reference, self.temperature)
+
+    @override
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.divergence(batch)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        groups = []
+        for part in self.parts.values():
+            size = float(part.detach().square().mean().sqrt())
+            groups.append({"params": [part], "lr": self.learning_rate * max(size, 1e-8)})
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+        warmup = max(1, round(_WARMUP_SHARE * self.steps))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """What is not trained; not a submodule, so that checkpoints hold the trained parts alone."""
+
+    network: nn.Module
+    encoded: dict[str, Encoded]
+
+
+def kl_divergence(logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
+    """``KL(reference || logits)`` per position, averaged, in nats times ``temperature ** 2``.
+
+    Args:
+        logits: ``[batch, positions, vocabulary]``, with gradients.
+        reference: The same shape.
+        temperature: Divides both; the factor keeps the gradient's size (Hinton et al., 2015, section 2.1,
+            https://arxiv.org/abs/1503.02531).
+    """
+    student = functional.log_softmax(logits.float() / temperature, dim=-1)
+    teacher = functional.log_softmax(reference.float() / temperature, dim=-1)
+    total = functional.kl_div(student, teacher, reduction="sum", log_target=True)
+    return total / student[..., 0].numel() * temperature**2
+
+
+class StepBatches(IterableDataset[dict[str, Tensor]]):
+    """Batches by step: which windows step ``s`` sees depends on the seed and ``s`` alone.
+
+    A resumed refinement asks for the batches from its step on and gets those of an uninterrupted one.
+
+    Args:
+        windows: ``[n, length]`` token windows.
+        batch_size: Windows in a batch.
+        steps: Step to stop before.
+        first_step: Step to begin with.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self, windows: Tensor, *, batch_size: int, steps: int, first_step: int = 0, seed: int = 0
+    ) -> None:
+        self.windows = windows
+        self.batch_size = min(batch_size, len(windows))
+        self.steps = steps
+        self.first_step = first_step
+        self.seed = seed
+
+    @override
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        per_epoch = len(self.windows) // self.batch_size
+        for step in range(self.first_step, self.steps):
+            epoch, position = divmod(step, per_epoch)
+            order = torch.randperm(
+                len(self.windows), generator=torch.Generator().manual_seed(self.seed + epoch)
+            )
+            chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield {"input_ids": self.windows[chosen]}
+
+    def loader(self) -> DataLoader[dict[str, Tensor]]:
+        """A loader that gives each batch as it is."""
+        return DataLoader(self, batch_size=None)
+
+
+def _key(name: str, part: str) -> str:
+    return f"{name}|{part}".replace(".", "/")  # a ParameterDict's keys must not hold dots

@@ -1,0 +1,71 @@
+"""The Trainer of Lightning with one more verb."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+
+_COLLECTIVE_TIMEOUT = timedelta(days=2)  # ranks wait for rank 0 while it refines; the default is 30 minutes
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer with ``compress`` beside ``fit``, ``validate``, ``test`` and ``predict``."""
+
+    def compress(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
+        """Compress a trained network by the cascade in ``cascade``, under its quality gate.
+
+        Args:
+            model: A module that implements ``Compressible``.
+            datamodule: Text or pictures to calibrate on, to refine on and to judge by.
+
+        Raises:
+            ValueError: If there is no cascade or no data.
+        """
+        if datamodule is None:
+            raise ValueError("compress needs data to judge by; give --data")
+        if not self._compressors():
+            raise ValueError("compress needs a cascade; give --cascade or a callback with on_compress")
+        if hasattr(self.strategy, "_timeout"):
+            self.strategy._timeout = max(self.strategy._timeout, _COLLECTIVE_TIMEOUT)
+        self.state.fn = (
+            TrainerFn.VALIDATING
+        )  # the closest that Lightning has: no gradients, no loop of its own
+        self.state.status = TrainerStatus.RUNNING
+        call._call_and_handle_interrupt(self, self._compress, model, datamodule)
+        self.state.status = TrainerStatus.FINISHED
+
+    callbacks: list[Callback]
+
+    def _compressors(self) -> list[Any]:
+        return [callback for callback in self.callbacks if hasattr(callback, "on_compress")]
+
+    def _compress(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        self.strategy._lightning_module = model
+        self._data_connector.attach_datamodule(model, datamodule=datamodule)
+        model.trainer = self
+        self.strategy.setup_environment()
+        model.configure_model()
+        tokenizer = getattr(model, "tokenizer", None)
+        if tokenizer is not None and hasattr(datamodule, "use_tokenizer"):
+            datamodule.use_tokenizer(tokenizer)
+        if self.is_global_zero:  # one process fills the caches that all read
+            datamodule.prepare_data()
+        self.strategy.barrier("prepare_data")
+        datamodule.setup("fit")
+        try:
+            for callback in self._compressors():
+                callback.on_compress(self, model, datamodule)
+        finally:
+            for logger in self.loggers:
+                logger.finalize("success")
+
+    @property
+    def output_dir(self) -> Path:
+        """Where a run writes."""
+        return Path(self.default_root_dir)
