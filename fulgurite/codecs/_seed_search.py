@@ -1,0 +1,215 @@
+r"""Exact search for the seed and latents that rebuild a block of weights best.
+
+    blocks -> w w^T -> one GEMM with the projectors of a tile of seeds -> lower bounds of the errors
+                            \-> bound below the best error so far -> quantise in float64 -> best seed
+
+For a seed with matrix ``U`` no latents, quantised or not, can beat the least-squares fit, whose error
+is ``|w|^2 - w^T Q Q^T w`` with ``Q`` an orthonormal basis of the columns of ``U``. That is linear in the
+``C (C + 1) / 2`` products ``w_i w_j``, so one matrix product bounds a tile of seeds for a chunk of
+blocks. Only a seed whose bound lies below the block's best error so far is quantised, some tens of the
+65535. A seed that is left out has a bound, hence an error, above an error already reached: the result is
+the argmin over all seeds, ties going to the lowest seed.
+
+The product is rounded in float32; ``margin`` bounds what that may hide and goes to the safe side. What
+decides, ``fit``, is float64 arithmetic element by element in a fixed order: neither the number of
+threads nor the size of the chunks changes a seed.
+
+Memory: a workspace of tens of MB a thread (about 1 GB on a GPU) whatever the size of the weight, and 18 to
+20 bytes a block; with the scaled blocks, an encoding holds fewer than 3 copies of a float32 weight.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fulgurite.codecs._seed_fit import fit, ordered_sum
+from fulgurite.codecs._seed_tables import LANE, Layout, Tile, tile_from, tile_width
+
+_CANDIDATES = 1 << 15  # pairs of block and seed quantised at a time
+_HITS = 1 << 12  # lanes of a block looked through at a time
+_SHARE = 256  # blocks for which another thread is worth its calls
+_LOCK = threading.Lock()  # a search changes settings of torch that threads share
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best seed of each block so far, ``[n]``, with its levels ``[n, P]``; written in place."""
+
+    error: Tensor
+    seed: Tensor
+    exponent: Tensor
+    levels: Tensor
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Some blocks ``[n, C]`` float64, their energy ``[n]`` and what was found for them."""
+
+    weights: Tensor
+    energy: Tensor
+    best: Choice
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How a seed is judged."""
+
+    layout: Layout
+    polish: bool
+
+    @property
+    def margin(self) -> float:
+        """Share of a block's energy by which a bound in float32 may be too high.
+
+        A dot product is off by less than ``(terms + 8) 2^-24 |x| |y|``, 8 for the rounding of its
+        inputs, with ``|x| <= 1`` and ``|y| <= sqrt(2 P)``; doubled, because it costs nothing.
+        """
+        return 2 * (self.layout.features + 8) * 2.0**-24 * math.sqrt(2 * self.layout.latent_size)
+
+    def threshold(self, blocks: _Blocks) -> Tensor:
+        """Share of its energy that a seed must capture to be worth quantising, ``[n]`` float32."""
+        share = 1 - blocks.best.error / blocks.energy - self.margin
+        # -0.5 is below every seed and above the padding of the last tile; a zero block is done
+        return torch.where(blocks.energy > 0, share.clamp_min(-0.5), 2.0).float()
+
+    def judge(self, weights: Tensor, columns: Tensor, tile: Tile) -> Choice:
+        """Quantise seed ``columns[i]`` of the tile for block ``weights[i]``."""
+        inverse, matrix = tile.inverse.index_select(0, columns), tile.matrix.index_select(0, columns)
+        error, exponent, levels = fit(weights, inverse, matrix, self.layout, self.polish)
+        return Choice(error, (columns + tile.first).int(), exponent.to(torch.int8), levels.to(torch.int8))
+
+
+def search(blocks: Tensor, layout: Layout, polish: bool) -> Choice:
+    """Find the best seed and latents of each block.
+
+    Args:
+        blocks: Finite floats, ``[n, C]``, of rows with unit rms.
+        layout: What a seed and its latents mean.
+        polish: Whether ``fit`` tries other exponents and integers around the rounded ones.
+
+    Returns:
+        The argmin over all seeds of ``fit``'s error, the lowest seed of those that tie; seed 1 for a
+        block of zeros. Exponents are codes in ``[0, 16)``.
+    """
+    on_gpu = blocks.device.type != "cpu"
+    chunk = 16384 if on_gpu else 1024
+    threads = 1 if on_gpu else torch.get_num_threads()
+    most = max(chunk, (1 << (25 if on_gpu else 20)) // layout.features)  # products w_i w_j of 4 to 128 MB
+    share = max(_SHARE, -(-len(blocks) // threads))
+    groups = torch.split(blocks, min(most, share))
+    with _LOCK, _full_precision():
+        parts = _map_threads(
+            lambda group: _search_group(group, _Rule(layout, polish), chunk), groups, threads
+        )
+    return Choice(
+        torch.cat([part.error for part in parts]),
+        torch.cat([part.seed for part in parts]),
+        torch.cat([part.exponent for part in parts]),
+        torch.cat([part.levels for part in parts]),
+    )
+
+
+def _map_threads(work: Callable[[Tensor], Choice], groups: Sequence[Tensor], threads: int) -> list[Choice]:
+    """Groups side by side, each on one thread.
+
+    Two threads inside each product meet again thousands of times a second; on a machine that is
+    busy with something else they wait for each other, and were ten times slower than one.
+    """
+    if threads == 1:
+        return [work(group) for group in groups]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, groups))
+    finally:
+        torch.set_num_threads(threads)  # a worker's setting is also the default of later threads
+
+
+@torch.no_grad()
+def _search_group(group: Tensor, rule: _Rule, chunk: int) -> Choice:
+    layout, device = rule.layout, str(group.device)
+    weights = group.double()
+    energy = ordered_sum(weights.square())
+    unit = (weights * torch.where(energy > 0, energy, 1).rsqrt()[:, None]).float()
+    left, right = torch.triu_indices(layout.block_size, layout.block_size, device=device)
+    features = unit[:, left] * unit[:, right]  # [n, C (C + 1) / 2]
+    first_seed = torch.zeros(len(group), dtype=torch.int64, device=device)
+    best = rule.judge(weights, first_seed, tile_from(layout, 1, device))
+    width = tile_width(layout)
+    products = torch.empty(min(chunk, len(group)), width, device=device)
+    for first in range(1, 1 << layout.seed_bits, width):
+        tile = tile_from(layout, first, device)
+        for begin in range(0, len(group), chunk):
+            some = slice(begin, begin + chunk)
+            state = Choice(best.error[some], best.seed[some], best.exponent[some], best.levels[some])
+            blocks = _Blocks(weights[some], energy[some], state)
+            with torch.autocast(group.device.type, enabled=False):  # the caller's would round to bfloat16
+                captured = torch.mm(features[some], tile.projector, out=products[: len(blocks.energy)])
+            _search_tile(blocks, captured, tile, rule)
+    return best
+
+
+def _search_tile(blocks: _Blocks, captured: Tensor, tile: Tile, rule: _Rule) -> None:
+    """Quantise the seeds of a tile that can be better than the best so far.
+
+    Args:
+        blocks: ``n`` blocks; what is found is written to their ``best``.
+        captured: Share of each block's energy in the span of each seed, ``[n, T]``; overwritten.
+        tile: The seeds.
+        rule: How to judge them.
+    """
+    lanes = captured.view(len(captured), -1, LANE)
+    tops = lanes.amax(2)  # [n, T / LANE]
+    top, lane = tops.max(1)
+    rows = (top > rule.threshold(blocks)).nonzero()[:, 0]
+    if len(rows) == 0:
+        return
+    # the most promising seed first: its error rules out nearly all others
+    lane = lane[rows]
+    inside = lanes[rows, lane].argmax(1)
+    _update(blocks, rows, lane * LANE + inside, tile, rule)
+    lanes[rows, lane, inside] = -1
+    threshold = rule.threshold(blocks)
+    hits = (tops > threshold[:, None]).nonzero()
+    for hit in torch.split(hits, _HITS):
+        rows, lane = hit.T
+        pair, inside = (lanes[rows, lane] > threshold[rows, None]).nonzero(as_tuple=True)
+        seeds = lane[pair] * LANE + inside
+        for row, seed in zip(
+            torch.split(rows[pair], _CANDIDATES), torch.split(seeds, _CANDIDATES), strict=True
+        ):
+            _update(blocks, row, seed, tile, rule)
+
+
+def _update(blocks: _Blocks, rows: Tensor, columns: Tensor, tile: Tile, rule: _Rule) -> None:
+    """Judge seed ``columns[i]`` of the tile for block ``rows[i]``, and keep what is better."""
+    if len(rows) == 0:
+        return
+    best, new = blocks.best, rule.judge(blocks.weights.index_select(0, rows), columns, tile)
+    least = best.error.scatter_reduce(0, rows, new.error, "amin")
+    # a block that does not improve keeps its seed as a rival of equal error; one that does has none
+    rival = torch.where(least < best.error, torch.iinfo(torch.int32).max, best.seed)
+    tied = (new.error == least[rows]).nonzero()[:, 0]
+    rows, seeds = rows[tied], new.seed[tied]
+    lowest = seeds == rival.scatter_reduce(0, rows, seeds, "amin")[rows]
+    rows, winners = rows[lowest], tied[lowest]
+    best.error[rows], best.seed[rows] = new.error[winners], new.seed[winners]
+    best.exponent[rows], best.levels[rows] = new.exponent[winners], new.levels[winners]
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Float32 products in float32: TF32 or bfloat16 would break the bound's margin."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
