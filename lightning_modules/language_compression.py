@@ -27,7 +27,11 @@ class LanguageCompression:
     """
 
     network: Any
-    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The network's tokenizer, where it has one."""
+        return None
 
     def evaluate_network(
         self,

@@ -9,6 +9,7 @@ no size. The reference network itself is used for both passes, its weights repla
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,10 +55,16 @@ class Refinement(LightningModule):
         self.steps = steps
         self.temperature = temperature
         self.parts = nn.ParameterDict()
+        self._homes: dict[tuple[str, str], str] = {}
+        seen: dict[str, str] = {}
         for name, entry in encoded.items():
             for part in CODECS[entry.codec].continuous:
                 if part in entry.tensors:
-                    self.parts[_key(name, part)] = nn.Parameter(entry.tensors[part].detach().float().clone())
+                    # a codebook that weights share stays one, else refinement would store it many times
+                    home = seen.setdefault(_content(entry.tensors[part], part), _key(name, part))
+                    self._homes[name, part] = home
+                    if home not in self.parts:
+                        self.parts[home] = nn.Parameter(entry.tensors[part].detach().float().clone())
 
     def decoded(self) -> dict[str, Tensor]:
         """All weights as the current parts make them, with gradients."""
@@ -78,8 +85,8 @@ class Refinement(LightningModule):
         return rounded
 
     def _trained(self, name: str, entry: Encoded) -> dict[str, Tensor]:
-        parts = {part: _key(name, part) for part in CODECS[entry.codec].continuous}
-        return {part: self.parts[key] for part, key in parts.items() if key in self.parts}
+        parts = [part for part in CODECS[entry.codec].continuous if part in entry.tensors]
+        return {part: self.parts[self._homes[name, part]] for part in parts}
 
     def divergence(self, batch: Mapping[str, Tensor], decoded: Mapping[str, Tensor] | None = None) -> Tensor:
         """Mean KL divergence per position, in nats, of the compressed network from the reference."""
@@ -171,6 +178,12 @@ class StepBatches(IterableDataset[dict[str, Tensor]]):
     def loader(self) -> DataLoader[dict[str, Tensor]]:
         """A loader that gives each batch as it is."""
         return DataLoader(self, batch_size=None)
+
+
+def _content(tensor: Tensor, part: str) -> str:
+    """The same for parts of one kind that are equal to the byte."""
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{part}{tuple(tensor.shape)}{tensor.dtype}{hashlib.sha256(data).hexdigest()}"
 
 
 def _key(name: str, part: str) -> str:

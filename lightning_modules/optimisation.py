@@ -1,0 +1,59 @@
+"""AdamW and the learning rate schedule that language models are trained with.
+
+    parameters -> matrices | norms, biases, embeddings -> weight decay | none -> AdamW
+    step -> linear warm-up -> cosine down to a share -> learning rate
+
+References: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+https://arxiv.org/abs/1711.05101; the schedule is that of "SGDR", ICLR 2017,
+https://arxiv.org/abs/1608.03983, with one cycle and a warm-up.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser: only matrices that are no embedding decay.
+
+    Norms and biases set scales that decay would fight; a rare token's embedding would shrink between
+    its few gradients. A head tied to the embedding counts as embedding.
+
+    Args:
+        network: Its parameters that require a gradient, each once.
+        weight_decay: For the first group; the second has none.
+    """
+    embeddings = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            matrix = parameter.dim() >= 2 and id(parameter) not in embeddings
+            (decayed if matrix else plain).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: int, least: float) -> float:
+    """Factor of the learning rate at ``step``, counted from 0.
+
+    Args:
+        step: Optimiser steps done.
+        warmup_steps: Steps of the linear rise; the first of them already moves.
+        total_steps: Step at which the cosine ends.
+        least: Factor at the end and after it.
+
+    Example:
+        >>> [warmup_cosine(step, 2, 6, 0.1) for step in (0, 1, 2, 6)]
+        [0.5, 1.0, 1.0, 0.1]
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return least + (1 - least) * (1 + math.cos(math.pi * done)) / 2
