@@ -27,6 +27,7 @@ class Cascade(Callback):
             or ``stop``.
         limit_windows: Held-out windows to judge by at most, evenly spaced; all by default.
         prompts: Texts to be continued in the report; the start of held-out text by default.
+        report: Write ``report.md`` and ``report.html`` at the end; a sweep may do without.
         time_budget_minutes: Begin no further try after that long.
         threads: Threads for the arithmetic; by default one per core. The bytes of an artefact depend on it,
             as sums are taken in another order, so every rank takes the same number.
@@ -43,6 +44,7 @@ class Cascade(Callback):
         on_reject: Literal["continue", "stop"] = "continue",
         limit_windows: int | None = None,
         prompts: list[str] | None = None,
+        report: bool = True,
         time_budget_minutes: float | None = None,
         threads: int | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Cascade(Callback):
         self.on_reject = on_reject
         self.limit_windows = limit_windows
         self.prompts = list(prompts or [])
+        self.report = report
         self.time_budget_minutes = time_budget_minutes
         self.threads = threads
         self.recipe: dict[str, Any] | None = None  # what the command line resolved to

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +36,10 @@ from fulgurite.artifact.loading import load
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.reader import RAW, Artifact
 from fulgurite.artifact.writer import write_artifact
-from fulgurite.calibration.second_moments import second_moments
+from fulgurite.calibration import second_moments
 from fulgurite.codecs import Codec, Encoded, Float16Codec
 from fulgurite.evaluation.measure import Measure
+from fulgurite.evaluation.recommend import diagnose
 from fulgurite.evaluation.verdict import Verdict
 from fulgurite.models import tied_names, unique_parameters
 from lightning_modules.compressible import Compressible, Evaluation
@@ -162,7 +163,7 @@ class CascadeRun:
                 self.console.kept(name, outcome)
             self.record.tried(name, outcome)
             verdict = Verdict.from_dict(outcome["gate"])
-            self.console.verdict(verdict)
+            self.console.verdict(verdict, outcome["diagnosis"])
             folder = self.folder.try_folder(name, number)
             if verdict.accepted:
                 accepted = Level(name, folder / "artifact", load_evaluation(folder / "scores").measures)  # type: ignore[arg-type]
@@ -210,7 +211,7 @@ class CascadeRun:
                 device=self.device,
                 progress=advance,
             )
-        self.trainer.strategy.barrier("encoded")
+            self.trainer.strategy.barrier("encoded")
         if self.rank == 0:
             encoded = self._rest(level) | read_encoded(folder / "layers", list(plan))
             encoded = {weight: encoded[weight] for weight in [*self.parameters, *self._raw_names()]}
@@ -252,8 +253,11 @@ class CascadeRun:
         verdict = self.cascade.gate.decide(
             reference.measures, level.measures, evaluation.measures, index, needed=stage.min_retention
         )
+        if level.folder is not None:
+            verdict = demand_fewer_bytes(verdict, manifest.num_bytes, read_manifest(level.folder).num_bytes)
         seconds["evaluate"] = time.monotonic() - clock
         layers = report_layers(self.parameters, {weight: encoded[weight] for weight in plan})
+        diagnosis = diagnose(verdict, {layer.weight: layer.nmse for layer in layers})
         self.folder.save_try(
             name,
             number,
@@ -268,7 +272,7 @@ class CascadeRun:
                 "refine": refinement,
                 "gate": verdict.to_dict(),
                 "facts": dict(evaluation.facts),
-                "diagnosis": None,
+                "diagnosis": None if verdict.accepted else diagnosis.sentence,
                 "layers": [asdict(layer) for layer in layers],
             },
         )
@@ -415,6 +419,14 @@ def bind(
         names = [name for name in plan if plan[name] == codec]
         bound |= codec.bind({name: weights[name] for name in names}, hessians)
     return {name: bound[name] for name in plan}
+
+
+def demand_fewer_bytes(verdict: Verdict, num_bytes: int, before: int) -> Verdict:
+    """Turn down a stage that the gate would let pass but that is no smaller than the level it would replace."""
+    if not verdict.accepted or num_bytes < before:
+        return verdict
+    reason = f"saves nothing: {num_bytes:,} bytes, the last accepted stage has {before:,}"
+    return replace(verdict, accepted=False, severity="none", reason=reason)
 
 
 def check_finite(parameters: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fulgurite.codecs import Encoded
+from fulgurite.evaluation.statistics import minimum_detectable_drop
 from fulgurite.evaluation.verdict import Verdict
 from fulgurite.reporting.table import render_table
 from fulgurite.reporting.units import format_bytes, format_score
@@ -52,11 +53,20 @@ class Console:
             for measure in evaluation.measures
         )
         self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} windows")
+        drops = [minimum_detectable_drop(measure) for measure in evaluation.measures]
+        visible = max((drop for drop in drops if drop != float("inf")), default=None)
+        if visible is not None:
+            self._line(
+                f"{'':<{_LABEL}} that many windows tell a loss of {100 * visible:.1f} points from none"
+            )
 
-    def verdict(self, verdict: Verdict) -> None:
-        """What the gate said."""
-        outcome = "[green]accepted[/]" if verdict.accepted else f"[red]rejected: {verdict.severity}[/]"
+    def verdict(self, verdict: Verdict, diagnosis: str | None = None) -> None:
+        """What the gate said, and why it thinks so."""
+        severity = f": {verdict.severity}" if verdict.severity != "none" else ""
+        outcome = "[green]accepted[/]" if verdict.accepted else f"[red]rejected{severity}[/]"
         self._line(f"    {'gate':<{_LABEL - 4}} {verdict.reason}   {outcome}")
+        if diagnosis:
+            self._line(f"    {'':<{_LABEL - 4}} {diagnosis}")
 
     def retry(self, changes: Sequence[str]) -> None:
         """What the next try does otherwise."""
@@ -76,7 +86,8 @@ class Console:
         """The table and where all of it lies."""
         if self._enabled:
             self._console.print()
-            render_table(record, self._console, report=folder / "report.html")
+            report = folder / "report.html"
+            render_table(record, self._console, report=report if report.exists() else None)
 
     def close(self) -> None:
         """Nothing is left open; here so that a run can end in one place."""
@@ -92,12 +103,16 @@ class Console:
 
             def progress(weight: str, encoded: Encoded) -> None:
                 done[weight] = encoded.num_bytes
-                # other ranks show in the folder only
-                ready = max(len(done), sum(1 for _ in folder.glob("*.safetensors")) if self._enabled else 0)
-                advance(ready, f"{format_bytes(sum(done.values()))}  {weight}")
+                if self._enabled:  # other ranks show in the folder only
+                    files = list(folder.glob("*.safetensors"))
+                    total = sum(done.values()) * len(files) / len(done)
+                    advance(len(files), f"{format_bytes(total)}  {weight}")
 
             yield progress
-            close(f"{format_bytes(sum(done.values()))}")
+            if self._enabled:  # all ranks are done: the files' own headers are a few hundred bytes each
+                sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+                advance(len(sizes), "")
+                close(f"{format_bytes(sum(sizes))} with headers")
 
     @contextmanager
     def refining(self, steps: int) -> Iterator[Callable[[int, float], None]]:

@@ -3,7 +3,7 @@
 - mild, that is close by or only not certain: the codec's small step, such as half the group, twice the codebook.
 - severe, that is twice the allowed loss, a measure under the floor, or a score that is no number: the codec's
   large step, twice the refinement, and 8 bits for the few weights whose error stands out.
-- undecided, no measure being informative: nothing, as another try would decide as little.
+- undecided, no measure being informative, or good but no smaller: nothing, as more bits mend neither.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def recommend(
     Returns:
         ``None`` where there is nothing to change, or no use in it.
     """
-    if verdict.undecided:
+    if verdict.severity == "none":  # undecided, or good enough but no smaller: more bits mend neither
         return None
     severe = verdict.severity == "severe"
     return stage.relaxed(severe, worst_weights(layers) if severe else ())

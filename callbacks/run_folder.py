@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fulgurite.artifact.files import sha256_folder, write_file, write_folder
 
 _IGNORED = ("output_dir", "trainer", "restart", "debug", "config")
@@ -73,6 +75,7 @@ class RunFolder:
         if self.path.exists() and any(self.path.iterdir()) and not _only_ours(self.path):
             raise ValueError(f"{self.path} holds other files and no run; give another --output_dir")
         self.path.mkdir(parents=True, exist_ok=True)
+        write_file(self.path / "config.yaml", yaml.safe_dump(dict(recipe), sort_keys=False).encode())
         write_file(state_path, json.dumps(wanted, indent=1, sort_keys=True).encode())
         return False
 
@@ -114,6 +117,7 @@ class RunFolder:
 
 def _comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in recipe.items() if key not in _IGNORED}
+    kept["order of stages"] = list(recipe.get("cascade", {}).get("stages", {}))
     return dict(json.loads(json.dumps(kept, sort_keys=True, default=str)))
 
 

@@ -128,6 +128,8 @@ class RunRecord:
         stage["retention"], stage["retention_low"] = gate["cumulative"], gate["cumulative_low"]
         stage["seconds"] += sum(outcome["seconds"].values())
         stage["verdict"] = gate["reason"]
+        # again after a resume: loggers begin anew then, the event log does not
+        self._metrics(metrics_of(outcome), len(self._record["stages"]))
         if (name, outcome["number"]) in self._seen:
             return
         facts = {
@@ -135,7 +137,6 @@ class RunRecord:
             for key in ("number", "num_bytes", "ratio", "bits_per_weight", "changes", "seconds")
         }
         self._event("try", stage=name, gate=gate, **facts)
-        self._metrics(metrics_of(outcome), len(self._record["stages"]))
         self._write()
 
     def accepted(self, name: str, outcome: Mapping[str, Any]) -> None:
@@ -164,7 +165,8 @@ class RunRecord:
         self._record |= {"level": level, "samples": samples, "finished": _now()}
         self._event("finish", level=level)
         self._write()
-        write_report(self._run.folder.path)
+        if self._run.cascade.report:
+            write_report(self._run.folder.path)
         self._events.close()
         return self._record
 

@@ -117,8 +117,7 @@ class FulguriteCLI(LightningCLI):
             cascade.command = " ".join(["fulgurite", *map(shlex.quote, self.arguments)])
             cascade.restart = bool(self.config[subcommand].get("restart"))
         elif self.trainer.is_global_zero:
-            text = yaml.safe_dump(recipe, sort_keys=False)
-            write_file(self.output_dir / "config.yaml", text.encode())
+            write_file(self.output_dir / "config.yaml", yaml.safe_dump(recipe, sort_keys=False).encode())
         super()._run_subcommand(subcommand)
         if cascade is not None and cascade.run is not None:
             self.accepted = cascade.run.success
@@ -146,7 +145,7 @@ def short_message(message: str, keys: Sequence[str]) -> str:
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
     unknown = re.search(
         r"(?:[Kk]ey '([^']+)' is not expected|[Uu]nrecognized arguments: (\S+)|"
-        r"does not accept nested key '([^']+)'|No action for key '([^']+)')",
+        r"does not accept (?:nested key|option) '([^']+)'|No action for key '([^']+)')",
         text,
     )
     if unknown:

@@ -1,0 +1,59 @@
+# Every target makes what it needs: `make quickstart` and `make test` work in a fresh clone.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DATA ?= ../shared/data
+OUT ?= runs/quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow test-gpu check format bench codec-table wheel clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with everything for use, tests and benchmarks
+
+# uv resolves and installs in a fraction of pip's time; pip only brings uv
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null || $(BIN)/python -m pip install uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+quickstart: $(READY) ## Train a small language model and compress it, start to end, in a few minutes
+	$(BIN)/fulgurite fit --config configs/recipes/quickstart_fit.yaml --output_dir $(OUT)/fit
+	$(BIN)/fulgurite compress --config configs/recipes/quickstart.yaml --model.source $(OUT)/fit/network \
+	  --output_dir $(OUT)/compress --restart; status=$$?; test $$status -eq 0 -o $$status -eq 3
+	$(BIN)/python scripts/show_sample.py $(OUT)/compress
+
+test: $(READY) ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY) ## Run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: $(READY) ## Lint, formatting, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure speed and memory, and write docs/benchmarks.md
+	$(BIN)/python scripts/benchmark.py --data $(DATA) --output docs/benchmarks.md
+
+codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
+	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md
+
+wheel: $(READY) ## Build the wheel into dist/
+	$(BIN)/uv build --wheel
+
+clean: ## Remove what tests and runs have left; .venv stays
+	rm -rf runs .cache dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,140 @@
+"""``fulgurite evaluate``: score an artefact or a network on text, and against a reference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fulgurite.cli._layout import check_layout
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """Parse the command line, with help from the docstring of ``evaluate``, and call it."""
+    check_layout()
+    from docstring_parser import parse
+
+    described = parse(evaluate.__doc__ or "")
+    texts = {parameter.arg_name: parameter.description for parameter in described.params}
+    parser = argparse.ArgumentParser(prog=f"fulgurite {verb}", description=described.short_description)
+    parser.add_argument("network", help=texts["network"])
+    parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help=texts["text"])
+    parser.add_argument("--reference", help=texts["reference"])
+    parser.add_argument("--train", nargs="+", metavar="FILE", help=texts["train"])
+    parser.add_argument("--data_dir", metavar="DIR", help=texts["data_dir"])
+    parser.add_argument("--window", type=int, default=256, help=texts["window"])
+    parser.add_argument("--batch_size", type=int, default=16, help=texts["batch_size"])
+    parser.add_argument("--limit", type=int, help=texts["limit"])
+    parser.add_argument("--json", dest="json_output", action="store_true", help=texts["json_output"])
+    # a per cent sign is a format in argparse's help
+    for action in parser._actions:
+        action.help = (action.help or "").replace("%", "%%")
+    evaluate(**vars(parser.parse_args(list(arguments))))
+    return 0
+
+
+def evaluate(
+    network: str,
+    text: list[str],
+    reference: str | None = None,
+    train: list[str] | None = None,
+    data_dir: str | None = None,
+    window: int = 256,
+    batch_size: int = 16,
+    limit: int | None = None,
+    json_output: bool = False,
+) -> None:
+    """Measure bits per byte, perplexity and next-token accuracy on text.
+
+    Args:
+        network: An artefact, a run's folder, or a folder or hub id of a transformers causal language model.
+        text: Text to measure on: files (.txt, .txt.xz, .jsonl, .parquet) or a name such as stdlib.
+        reference: A network to compare with: prints the share of its quality above chance that is retained,
+            with a 95 % interval from a paired bootstrap over windows.
+        train: Text whose token frequencies are the chance level; by default those of the measured text.
+        data_dir: Folder that relative text paths start from.
+        window: Tokens predicted in a window.
+        batch_size: Windows at a time.
+        limit: Windows at most, evenly spaced; all by default.
+        json_output: Print one JSON object.
+    """
+    from datamodules import TextDataModule
+    from fulgurite.artifact.manifest import read_manifest
+    from fulgurite.evaluation import evaluate_language, raw_ratio, retention_interval
+    from fulgurite.models import load_tokenizer
+    from fulgurite.reporting.units import format_score
+
+    folder = _folder(network)
+    data = TextDataModule(
+        train=train or text,
+        validation=text,
+        data_dir=data_dir,
+        window=window,
+        batch_size=batch_size,
+        max_windows_validation=limit,
+    )
+    data.use_tokenizer(load_tokenizer(folder))
+    windows = data.evaluation_windows("validation")
+    unigram = data.unigram() if train else None
+    found = evaluate_language(_network(folder), windows, unigram=unigram, batch_size=batch_size)
+    facts: dict[str, Any] = {
+        "network": network,
+        "windows": len(windows),
+        "tokens": found.tokens,
+        "bytes": found.bytes,
+        "perplexity": found.perplexity,
+        "tokens_per_second": found.tokens / found.seconds,
+        "scores": {
+            measure.name: {"value": measure.value, "chance": measure.chance} for measure in found.measures
+        },
+    }
+    if _is_artifact(folder):
+        manifest = read_manifest(folder)
+        facts |= {"num_bytes": manifest.num_bytes, "bits_per_weight": manifest.bits_per_weight}
+    lines = [f"{network}   {len(windows)} windows, {found.bytes:,} bytes of text"]
+    lines += [
+        f"  {measure.name.replace('_', ' '):<16} {format_score(measure.value, measure.unit):<18}"
+        f" chance {format_score(measure.chance, measure.unit)}"
+        for measure in found.measures
+    ]
+    lines.append(f"  perplexity       {found.perplexity:.3f}   {facts['tokens_per_second']:,.0f} tokens/s")
+    if reference is not None:
+        other = evaluate_language(
+            _network(_folder(reference)), windows, unigram=unigram, batch_size=batch_size
+        )
+        facts["retention"] = {}
+        lines.append(f"against {reference}")
+        for old, new in zip(other.measures, found.measures, strict=True):
+            interval = retention_interval(old, new)
+            facts["retention"][old.name] = {
+                "reference": old.value,
+                "retention": interval.point,
+                "low": interval.low,
+                "high": interval.high,
+                "raw_ratio": raw_ratio(old, new),
+            }
+            lines.append(
+                f"  {old.name.replace('_', ' '):<16} {format_score(old.value, old.unit):<18} retained "
+                f"{100 * interval.point:.2f} % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+                f"   raw {raw_ratio(old, new):.4f}"
+            )
+    print(json.dumps(facts, indent=1) if json_output else "\n".join(lines))
+
+
+def _folder(source: str) -> str:
+    path = Path(source)
+    nested = path / "artifact"
+    return str(nested) if _is_artifact(nested) and not _is_artifact(path) else source
+
+
+def _is_artifact(source: Path | str) -> bool:
+    return (Path(source) / "fulgurite.json").exists()
+
+
+def _network(source: str) -> Any:
+    from fulgurite.artifact.loading import load
+    from fulgurite.models import load_causal_lm
+
+    return load(source) if _is_artifact(source) else load_causal_lm(source)
