@@ -272,7 +272,7 @@ class CascadeRun:
                 "refine": refinement,
                 "gate": verdict.to_dict(),
                 "facts": dict(evaluation.facts),
-                "diagnosis": None if verdict.accepted else diagnosis.sentence,
+                "diagnosis": None if verdict.severity == "none" else diagnosis.sentence,
                 "layers": [asdict(layer) for layer in layers],
             },
         )

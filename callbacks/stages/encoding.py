@@ -39,8 +39,9 @@ class Hessians(Mapping[str, Tensor]):
     """Second moments in a safetensors file, read one at a time."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file: Any = None if path is None else safe_open(path, framework="pt")
-        self._names: list[str] = [] if self._file is None else sorted(self._file.keys())
+        opened: Any = None if path is None else safe_open(path, framework="pt")
+        self._file = opened
+        self._names: list[str] = [] if opened is None else sorted(opened.keys())
 
     def __getitem__(self, name: str) -> Tensor:
         if self._file is None or name not in self._names:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fulgurite.artifact.errors import ArtifactError
 
@@ -112,7 +113,7 @@ def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     return count * DTYPE_BYTES[dtype]
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -126,7 +127,7 @@ def read_json(path: Path) -> dict[str, object]:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _parse_json(path: Path, raw: bytes) -> dict[str, object]:
+def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -109,8 +109,9 @@ class FulguriteCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         self._dump_config()
         recipe = dict(self.config_dump)
+        trainer: Any = self.trainer
         cascade = next(
-            (callback for callback in self.trainer.callbacks if isinstance(callback, Cascade)), None
+            (callback for callback in trainer.callbacks if isinstance(callback, Cascade)), None
         )
         if cascade is not None:
             cascade.recipe = recipe

@@ -4,13 +4,19 @@ from torch import Tensor
 
 from fulgurite.codecs.base import DTYPES, Codec, Encoded, as_matrix, nmse
 from fulgurite.codecs.float16 import Float16Codec
+from fulgurite.codecs.hyper import HyperCodec
+from fulgurite.codecs.seedlm import SeedLMCodec
 from fulgurite.codecs.uniform import UniformCodec
+from fulgurite.codecs.vptq import VptqCodec
 
 CODECS: dict[str, type[Codec]] = {
     codec.name: codec
     for codec in (
         Float16Codec,
+        HyperCodec,
+        SeedLMCodec,
         UniformCodec,
+        VptqCodec,
     )
 }
 
@@ -32,7 +38,10 @@ __all__ = [
     "Codec",
     "Encoded",
     "Float16Codec",
+    "HyperCodec",
+    "SeedLMCodec",
     "UniformCodec",
+    "VptqCodec",
     "as_matrix",
     "decode",
     "nmse",

@@ -1,0 +1,210 @@
+"""The search of VPTQ: scales, codebooks and codes of one weight under its hessian.
+
+scale -> codebooks -> codes with error feedback -> codebooks, scale by least squares -> again, while better
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fulgurite.codecs._codebook_update import decode_parts, update_codebooks, update_scale
+from fulgurite.codecs._hessian import damp, error_feedback, weighted_error
+from fulgurite.codecs._vptq_columns import Columns
+from fulgurite.codecs.base import to_half
+
+_ROUNDS = 2  # codes, then codes again for the updated codebook; a third round wins about half a percent
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a ``VptqCodec`` the search needs; ``sizes`` are the codewords of each stage."""
+
+    vector_length: int
+    sizes: tuple[int, ...]
+    num_groups: int
+    outlier_share: float
+    outlier_vector_length: int
+    outlier_codebook_size: int
+    column_norm: bool
+    iterations: int
+    second_order: bool
+    damping: float
+    seed: int
+
+
+@dataclass
+class Solution:
+    """Codes, codebooks and scales of one weight.
+
+    Args:
+        main: The groups of columns, in order.
+        outliers: The columns with a codebook of their own.
+        scale: Of each row, 16-bit, ``[out]``.
+        column_scale: Of each column, 16-bit, ``[in]``.
+        num_columns: Width of the weight.
+    """
+
+    main: list[Columns]
+    outliers: Columns | None
+    scale: Tensor
+    column_scale: Tensor | None
+    num_columns: int
+
+    @property
+    def parts(self) -> list[Columns]:
+        """All columns."""
+        return [*self.main, self.outliers] if self.outliers is not None else self.main
+
+    @property
+    def column(self) -> Tensor:
+        """Scale of each column as a factor, ``[in]``."""
+        if self.column_scale is None:
+            return torch.ones(self.num_columns, device=self.scale.device)
+        return self.column_scale.float()
+
+    def decoded(self) -> Tensor:
+        """The weight that the decoder will see, transposed, ``[in, out]``."""
+        books = [part.codebooks for part in self.parts]
+        return decode_parts(self.parts, books, self.scale.float(), self.column)
+
+
+def scales_of(matrix: Tensor, column_norm: bool) -> tuple[Tensor, Tensor | None]:
+    """16-bit root mean squares of the rows, and of the columns before them where asked."""
+    column = None
+    if column_norm:
+        size = matrix.square().mean(0).sqrt()
+        column = to_half(size / size.mean() if size.any() else size)
+        matrix = over(matrix, column.float())
+    return to_half(matrix.square().mean(1).sqrt()), column
+
+
+def over(values: Tensor, scale: Tensor) -> Tensor:
+    """Divide; where the scale is zero the values are too, and stay."""
+    return torch.where(scale > 0, values / scale, 0)
+
+
+def row_weights(scale: Tensor) -> Tensor:
+    """What a squared error of a row costs once divided by its scale, at most 1, ``[out]``."""
+    scale = scale.float()
+    return (scale / scale.max().clamp_min(1e-38)).square()
+
+
+def solve(matrix: Tensor, hessian: Tensor | None, plan: Plan, shared: Sequence[Tensor] = ()) -> Solution:
+    """Find codes and codebooks.
+
+    Args:
+        matrix: Float32 weight, ``[out, in]``.
+        hessian: ``[in, in]``, or ``None`` for the identity.
+        plan: Settings.
+        shared: Codebooks to take as they are instead of fitting some.
+    """
+    metric = None if hessian is None else damp(hessian.to(matrix.device), plan.damping).float()
+    scale, column = scales_of(matrix, plan.column_norm)
+    if metric is not None:
+        importance = metric.diagonal()
+        outlying = importance
+    else:
+        importance = torch.ones(matrix.shape[1], device=matrix.device)
+        outlying = matrix.square().sum(0)
+    main, outliers = _columns(outlying, len(matrix), plan, shared)
+    current = Solution(main, outliers, scale, column, matrix.shape[1])
+    _fit(current, matrix, importance, plan, fixed=bool(shared))
+    target = matrix.T.contiguous()
+    best, best_error = current, float("inf")
+    for _ in range(_ROUNDS):
+        _code(current, matrix, metric if plan.second_order else None)
+        _refit(current, target, metric, fixed=bool(shared))
+        error = weighted_error((target - current.decoded()).T, metric)
+        if not error < best_error:
+            break
+        best, best_error = copy.deepcopy(current), error
+    if not shared:
+        for part in best.parts:
+            part.compact()
+    elif best.main:
+        best.main[0].codebooks = list(shared)  # the very tensors, so that they are stored once
+    return best
+
+
+def _columns(
+    outlying: Tensor, rows: int, plan: Plan, shared: Sequence[Tensor]
+) -> tuple[list[Columns], Columns | None]:
+    """Who shares codebooks with whom; every part in the order of the columns."""
+    width, device = len(outlying), outlying.device
+    count = min(round(plan.outlier_share * width), width - 1)
+    outlier = torch.zeros(width, dtype=torch.bool, device=device)
+    outlier[outlying.sort(descending=True, stable=True).indices[:count]] = True
+    inner = (~outlier).nonzero()[:, 0]
+    groups = min(plan.num_groups, len(inner))
+    group = torch.arange(len(inner), device=device) * groups // len(inner)  # as decode computes it
+    length = shared[0].shape[1] if shared else min(plan.vector_length, rows)
+    main = [Columns(inner[group == g], length, list(shared)) for g in range(groups)]
+    if count == 0:
+        return main, None
+    return main, Columns(outlier.nonzero()[:, 0], min(plan.outlier_vector_length, rows))
+
+
+def _fit(current: Solution, matrix: Tensor, importance: Tensor, plan: Plan, fixed: bool) -> None:
+    values = over(over(matrix.T, current.column[:, None]), current.scale.float())
+    cost = importance * current.column.square()
+    cost = cost / cost.max().clamp_min(1e-38)
+    weights = row_weights(current.scale)
+    for part in current.parts:
+        sizes = (plan.outlier_codebook_size,) if part is current.outliers else plan.sizes
+        if not fixed or part is current.outliers:
+            part.fit(
+                values[part.index],
+                weights,
+                cost[part.index],
+                sizes,
+                iterations=plan.iterations,
+                seed=plan.seed,
+            )
+
+
+def _code(current: Solution, matrix: Tensor, metric: Tensor | None) -> None:
+    """Choose the codes of every column, with error feedback where there is a metric."""
+    row, column, weights = current.scale.float(), current.column, row_weights(current.scale)
+    if metric is None:
+        for part in current.parts:
+            values = over(over(matrix.T[part.index], column[part.index, None]), row)
+            part.codes = part.code(values, weights)[0]
+        return
+    place = {int(j): (part, at) for part in current.parts for at, j in enumerate(part.index.tolist())}
+    for part in current.parts:
+        shape = len(part.index), -(-len(matrix) // part.length)
+        part.codes = [torch.zeros(shape, dtype=torch.int64, device=matrix.device) for _ in part.codebooks]
+
+    def quantise(j: int, values: Tensor) -> Tensor:
+        part, at = place[j]
+        codes, decoded = part.code(over(over(values, column[j]), row)[None], weights)
+        for stage, chosen in zip(part.codes, codes, strict=True):
+            stage[at] = chosen[0]
+        return decoded[0] * row * column[j]
+
+    error_feedback(matrix, metric, quantise, damping=0.0)  # the metric is damped already
+
+
+def _refit(current: Solution, target: Tensor, metric: Tensor | None, fixed: bool) -> None:
+    """Move codebooks and scale to where the error is least, if that outlives rounding to 16 bits."""
+    error = weighted_error((target - current.decoded()).T, metric)
+    if not fixed:
+        kept = [list(part.codebooks) for part in current.parts]
+        books = update_codebooks(current.parts, target, current.scale.float(), current.column, metric)
+        for part, updated in zip(current.parts, books, strict=True):
+            part.codebooks = [to_half(book) for book in updated]
+        after = weighted_error((target - current.decoded()).T, metric)
+        if after < error:
+            error = after
+        else:
+            for part, before in zip(current.parts, kept, strict=True):
+                part.codebooks = before
+    decoded, before_scale = current.decoded(), current.scale
+    current.scale = to_half(before_scale.float() * update_scale(target, decoded, metric))
+    if not weighted_error((target - current.decoded()).T, metric) < error:
+        current.scale = before_scale
