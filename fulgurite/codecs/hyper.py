@@ -71,8 +71,8 @@ class HyperCodec(Codec):
 
         weight = scale[row] * sum_k steps[k] * q_k * basis_k(position in the block),   k = 0 .. degree
 
-    A curve pays where neighbours resemble each other; trained weights are close to
-    noise along a row, so that dropping a share of the coefficients drops that share of the energy. At
+    A curve pays where neighbours resemble each other; trained weights are close to noise along a row, so
+    that dropping a share of the coefficients drops that share of the energy. At
     ``degree = block_size - 1`` nothing is dropped and only the rounding is left.
 
     **Storage.** ``scale``: 16 bits a row. Windings: ``extents``, 16 bits a class, and per K weights one
@@ -81,11 +81,11 @@ class HyperCodec(Codec):
     low bits as they are. Curves: ``steps``, 16 bits a degree, and ``degree + 1`` codes a block.
 
     **Differs from the paper:** rows are brought to unit variance first, so one trajectory fits all, and
-    their centre is zero, not stored; the
-    inner cube is chosen for the squared error, not 0.1 wide; a class is a cube, not a ring, and
-    radii grow geometrically, not evenly (Student-t weights at 6.5 bits: 2.1 dB less error); direction
-    ``1/g, 1/g**2, 1/g**3`` in place of ``1/(pi + k)``; any tensor is encoded, however small or ill-fitting
-    (the released code keeps those as fp32); entropy coding. ``polynomial`` and ``fourier`` are not in it.
+    their centre is zero, not stored; the inner cube is chosen for the squared error (with ``entropy``, for
+    the error at its rate), not 0.1 wide; a class is a cube, not a ring, and radii grow geometrically, not
+    evenly (Student-t weights at 6.5 bits: 2.1 dB less error); the direction is ``1/g, 1/g**2, 1/g**3`` in
+    place of ``1/(pi + k)``; any tensor is encoded, however small or ill-fitting (the released code keeps
+    those as fp32); entropy coding. ``polynomial`` and ``fourier`` are not in it.
 
     Args:
         trajectory: ``ergodic``, ``grid``, ``polynomial`` or ``fourier``.
@@ -95,7 +95,8 @@ class HyperCodec(Codec):
         block_size: Weights a curve runs through, 2 to 128; curves only, as are the next two.
         degree: Highest degree of the curve, 0 to ``block_size - 1``.
         coefficient_bits: Bits of a coefficient, 2 to 8.
-        entropy: Code the codes by their histogram (ANS) where that takes fewer bytes.
+        entropy: Code the codes by their histogram (ANS) where that takes fewer bytes. A winding then has
+            a wider inner cube: at one ``num_points`` more error for far fewer bits.
 
     Raises:
         ValueError: If a setting is out of range.
