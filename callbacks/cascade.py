@@ -29,6 +29,7 @@ class Cascade(Callback):
         prompts: Texts to be continued in the report; the start of held-out text by default.
         report: Write ``report.md`` and ``report.html`` at the end; a sweep may do without.
         time_budget_minutes: Begin no further try after that long.
+        cache_dir: Folder for the reference's scores, kept under the hash of its weights and the text.
         threads: Threads for the arithmetic; by default one per core. The bytes of an artefact depend on it,
             as sums are taken in another order, so every rank takes the same number.
 
@@ -46,6 +47,7 @@ class Cascade(Callback):
         prompts: list[str] | None = None,
         report: bool = True,
         time_budget_minutes: float | None = None,
+        cache_dir: str = ".cache/fulgurite",
         threads: int | None = None,
     ) -> None:
         if retries < 0:
@@ -68,6 +70,7 @@ class Cascade(Callback):
         self.prompts = list(prompts or [])
         self.report = report
         self.time_budget_minutes = time_budget_minutes
+        self.cache_dir = cache_dir
         self.threads = threads
         self.recipe: dict[str, Any] | None = None  # what the command line resolved to
         self.command = ""

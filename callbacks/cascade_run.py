@@ -11,7 +11,6 @@ read back from the folder, so a restarted run and a second rank see what the fir
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -38,11 +37,13 @@ from fulgurite.artifact.reader import RAW, Artifact
 from fulgurite.artifact.writer import write_artifact
 from fulgurite.calibration import second_moments
 from fulgurite.codecs import Codec, Encoded, Float16Codec
+from fulgurite.evaluation.cache import cached_result, reference_cache_key
+from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.recommend import diagnose
 from fulgurite.evaluation.verdict import Verdict
 from fulgurite.models import tied_names, unique_parameters
-from lightning_modules.compressible import Compressible, Evaluation
+from lightning_modules.compressible import Compressible
 
 if TYPE_CHECKING:
     from callbacks.cascade import Cascade
@@ -129,13 +130,21 @@ class CascadeRun:
     def _reference(self, fingerprint: str) -> Evaluation:
         """The reference's scores: measured once for these weights, this data and these settings."""
         self.data = self.module.data_facts(self.datamodule, self.cascade.limit_windows)
-        key = {"weights": fingerprint, "data": self.data["sha256"], "device": self.device.type}
-        folder = self.folder.path / "reference"
-        if self.rank == 0 and not (folder / "facts.json").exists():
-            evaluation = self._evaluate(self.network, "reference")
-            save_evaluation(folder, evaluation, key)
+        key = reference_cache_key(
+            {
+                "weights": fingerprint,
+                "data": str(self.data["sha256"]),
+                "device": self.device.type,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
+        )
+        path = self.folder.path / "reference.npz"
+        if self.rank == 0 and not path.exists():
+            cache = Path(self.cascade.cache_dir) / "reference"
+            cached_result(cache, key, lambda: self._evaluate(self.network, "reference")).save(path)
         self.trainer.strategy.barrier("reference")
-        return load_evaluation(folder)
+        return Evaluation.load(path)
 
     def _evaluate(self, network: Any, title: str) -> Evaluation:
         with self.console.evaluating(title, int(self.data["windows"])) as progress:
@@ -166,7 +175,9 @@ class CascadeRun:
             self.console.verdict(verdict, outcome["diagnosis"])
             folder = self.folder.try_folder(name, number)
             if verdict.accepted:
-                accepted = Level(name, folder / "artifact", load_evaluation(folder / "scores").measures)  # type: ignore[arg-type]
+                accepted = Level(
+                    name, folder / "artifact", list(Evaluation.load(folder / "scores.npz").measures)
+                )
                 if self.rank == 0 and fresh:
                     self.folder.publish(folder / "artifact")
                 self.record.accepted(name, outcome)
@@ -248,8 +259,8 @@ class CascadeRun:
         manifest = self._write(folder / "artifact", encoded)
         compressed = load(folder / "artifact", device=self.device)  # as a user gets it
         evaluation = self._evaluate(compressed, name)
-        save_evaluation(folder / "scores", evaluation, {})
-        reference = load_evaluation(self.folder.path / "reference")
+        evaluation.save(folder / "scores.npz")
+        reference = Evaluation.load(self.folder.path / "reference.npz")
         verdict = self.cascade.gate.decide(
             reference.measures, level.measures, evaluation.measures, index, needed=stage.min_retention
         )
@@ -444,23 +455,3 @@ def fingerprint_of(parameters: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def save_evaluation(folder: Path, evaluation: Evaluation, key: Mapping[str, str]) -> None:
-    """Keep scores with their per-item results."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for measure in evaluation.measures:
-        measure.save(folder / f"{measure.name}.npz")
-    facts = {
-        "measures": [measure.name for measure in evaluation.measures],
-        "facts": dict(evaluation.facts),
-        **key,
-    }
-    (folder / "facts.new").write_text(json.dumps(facts))
-    (folder / "facts.new").replace(folder / "facts.json")
-
-
-def load_evaluation(folder: Path) -> Evaluation:
-    """Read what ``save_evaluation`` wrote."""
-    facts = json.loads((folder / "facts.json").read_text())
-    return Evaluation([Measure.load(folder / f"{name}.npz") for name in facts["measures"]], facts["facts"])

@@ -11,11 +11,11 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fulgurite.codecs import Encoded
+from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.statistics import minimum_detectable_drop
 from fulgurite.evaluation.verdict import Verdict
 from fulgurite.reporting.table import render_table
 from fulgurite.reporting.units import format_bytes, format_score
-from lightning_modules.compressible import Evaluation
 
 if TYPE_CHECKING:
     from callbacks.cascade_run import CascadeRun

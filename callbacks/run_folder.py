@@ -80,9 +80,16 @@ class RunFolder:
         return False
 
     def _clear(self) -> None:
-        for name in ("artifact", "stages", "reference", "plots", "metrics"):
+        for name in ("artifact", "stages", "plots", "metrics"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("state.json", "record.json", "events.jsonl", "report.md", "report.html"):
+        for name in (
+            "state.json",
+            "reference.npz",
+            "record.json",
+            "events.jsonl",
+            "report.md",
+            "report.html",
+        ):
             (self.path / name).unlink(missing_ok=True)
 
     def publish(self, accepted: Path) -> None:

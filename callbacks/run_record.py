@@ -18,9 +18,9 @@ from callbacks.stages.stage import Stage
 from fulgurite._version import __version__
 from fulgurite.artifact.files import sha256_folder
 from fulgurite.artifact.manifest import read_manifest
+from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.reporting.events import EVENTS_NAME, EventLog, read_events
 from fulgurite.reporting.record import RECORD_NAME, read_record, write_record
-from lightning_modules.compressible import Evaluation
 
 if TYPE_CHECKING:
     from callbacks.cascade_run import CascadeRun

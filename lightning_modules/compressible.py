@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
-from fulgurite.evaluation.measure import Measure
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of a network on held-out data.
-
-    Args:
-        measures: What the gate decides by.
-        facts: Plain numbers beside them, such as the perplexity; for the record only.
-    """
-
-    measures: Sequence[Measure]
-    facts: Mapping[str, float | None] = field(default_factory=dict)
+from fulgurite.evaluation.evaluation import Evaluation
 
 
 @runtime_checkable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fulgurite.artifact.network_files import network_files
+from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import evaluate_language
-from lightning_modules.compressible import Evaluation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -129,6 +129,7 @@ def compress(
         recipe = tmp_path / "recipe.yaml"
         # one thread: the matrices are tiny; no report: its plots take longer than the run
         settings = {"threads": 1, "limit_windows": 100, "report": False, **cascade}
+        settings["cache_dir"] = small_data["init_args"]["cache_dir"]
         content = {"model": model, "data": small_data, "cascade": settings, "trainer": {"accelerator": "cpu"}}
         recipe.write_text(yaml.safe_dump(content, sort_keys=False))  # the order of stages counts
         folder = tmp_path / name

@@ -116,7 +116,11 @@ def report_layers(weights: Mapping[str, Tensor], encoded: Mapping[str, Encoded])
     """Bytes and error of each weight, against what it was made from."""
     return [
         LayerReport(
-            name, entry.codec, entry.num_bytes, entry.bits_per_weight, nmse(weights[name], decode(entry))
+            name,
+            entry.codec,
+            entry.num_bytes,
+            entry.bits_per_weight,
+            nmse(weights[name].cpu(), decode(entry.to("cpu"))),
         )
         for name, entry in encoded.items()
     ]

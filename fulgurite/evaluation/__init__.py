@@ -4,6 +4,7 @@ network, text -> measures (per item) -> paired bootstrap -> verdict -> diagnosis
 """
 
 from fulgurite.evaluation.cache import cached_result, reference_cache_key
+from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.gate import Gate
 from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import LanguageResult, LanguageWindows, evaluate_language
@@ -21,6 +22,7 @@ from fulgurite.evaluation.verdict import MeasureVerdict, Severity, Verdict
 
 __all__ = [
     "Diagnosis",
+    "Evaluation",
     "Gate",
     "Interval",
     "LanguageResult",

@@ -8,21 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from fulgurite.evaluation.language import LanguageResult
-from fulgurite.evaluation.measure import Measure
-from fulgurite.evaluation.storage import StorageError, read_arrays, write_arrays
+from fulgurite.evaluation.evaluation import Evaluation
+from fulgurite.evaluation.storage import StorageError
 
 logger = logging.getLogger(__name__)
-
-_FORMAT = 1
-_ARRAYS = ("items", "weights", "chance_items")
-_FACTS = ("perplexity", "tokens", "bytes", "seconds")
 
 
 def reference_cache_key(parts: Mapping[str, str | int | float]) -> str:
@@ -50,7 +43,7 @@ def reference_cache_key(parts: Mapping[str, str | int | float]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def cached_result(cache_dir: str | Path, key: str, compute: Callable[[], LanguageResult]) -> LanguageResult:
+def cached_result(cache_dir: str | Path, key: str, compute: Callable[[], Evaluation]) -> Evaluation:
     """The result stored under ``key``, or else the computed one, which is then stored.
 
     A damaged file is computed again and replaced; a folder that cannot be written costs only the time of the
@@ -68,48 +61,14 @@ def cached_result(cache_dir: str | Path, key: str, compute: Callable[[], Languag
         raise ValueError(f"key must be 64 hexadecimal digits, got {key!r}")
     path = Path(cache_dir) / f"{key}.npz"
     try:
-        return _read(path, key)
+        return Evaluation.load(path, key)
     except FileNotFoundError:
         pass
     except StorageError as error:
         logger.warning("measuring again: %s", error)
     result = compute()
     try:
-        _write(path, key, result)
+        result.save(path, key)
     except OSError as error:
         logger.warning("the result is not cached: %s", error)
     return result
-
-
-def _write(path: Path, key: str, result: LanguageResult) -> None:
-    facts = {fact: getattr(result, fact) for fact in _FACTS}
-    if not math.isfinite(result.perplexity):
-        facts["perplexity"] = None
-    described = [
-        {"name": measure.name, "higher_is_better": measure.higher_is_better, "unit": measure.unit}
-        for measure in result.measures
-    ]
-    header = {"format": _FORMAT, "key": key, "facts": facts, "measures": described}
-    arrays = {
-        f"{index}/{field}": getattr(measure, field)
-        for index, measure in enumerate(result.measures)
-        for field in _ARRAYS
-    }
-    write_arrays(path, header, arrays)
-
-
-def _read(path: Path, key: str) -> LanguageResult:
-    header, arrays = read_arrays(path)
-    if (header.get("format"), header.get("key")) != (_FORMAT, key):
-        raise StorageError(f"{path}: not a cached result of format {_FORMAT} for this key")
-    try:
-        measures = tuple(
-            Measure.from_dict({**described, **{field: arrays[f"{index}/{field}"] for field in _ARRAYS}})
-            for index, described in enumerate(header["measures"])
-        )
-        facts: dict[str, Any] = {fact: header["facts"][fact] for fact in _FACTS}
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path}: not a cached result: {error!r}") from error
-    if facts["perplexity"] is None:
-        facts["perplexity"] = math.nan
-    return LanguageResult(measures=measures, **facts)

@@ -7,9 +7,8 @@ One file, so that a crash can't leave half of a pair; no pickle, so that a file 
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fulgurite.artifact.files import write_file
 
 _HEADER = "header"
 _DAMAGE = (
@@ -45,21 +46,10 @@ def write_arrays(path: str | Path, header: Mapping[str, Any], arrays: Mapping[st
     """
     if _HEADER in arrays:
         raise ValueError(f"array names must differ from {_HEADER!r}, got {sorted(arrays)}")
-    text = json.dumps(header, allow_nan=False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the rename is atomic only within one file system, so the temporary file lies beside its target
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            parts: dict[str, Any] = {_HEADER: np.array(text), **arrays}
-            np.savez_compressed(file, **parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    parts: dict[str, Any] = {_HEADER: np.array(json.dumps(header, allow_nan=False)), **arrays}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **parts)
+    write_file(Path(path), buffer.getvalue())
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
