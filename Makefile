@@ -22,10 +22,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 quickstart: $(READY) ## Train a small language model and compress it, start to end, in a few minutes
-	$(BIN)/fulgurite fit --config configs/recipes/quickstart_fit.yaml --output_dir $(OUT)/fit
-	$(BIN)/fulgurite compress --config configs/recipes/quickstart.yaml --model.source $(OUT)/fit/network \
-	  --output_dir $(OUT)/compress --restart; status=$$?; test $$status -eq 0 -o $$status -eq 3
-	$(BIN)/python scripts/show_sample.py $(OUT)/compress
+	$(BIN)/fulgurite fit --config configs/recipes/quickstart_fit.yaml --output_dir $(OUT)-fit
+	$(BIN)/fulgurite compress --config configs/recipes/quickstart.yaml --model.source $(OUT)-fit/network \
+	  --output_dir $(OUT) --restart; status=$$?; test $$status -eq 0 -o $$status -eq 3
+	$(BIN)/python scripts/show_sample.py $(OUT)
 
 test: $(READY) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest

@@ -74,6 +74,7 @@ class Cascade(Callback):
         self.threads = threads
         self.recipe: dict[str, Any] | None = None  # what the command line resolved to
         self.command = ""
+        self.name = ""
         self.restart = False
         self.run: CascadeRun | None = None
 

@@ -41,10 +41,9 @@ class Console:
         self._total = len(run.cascade.stages)
         count = sum(weight.numel() for weight in run.parameters.values())
         kind = type(run.network).__name__
-        self._line(
-            f"[bold]{run.folder.path.name}[/]  {kind}  {count:,} weights  {format_bytes(run.reference_bytes)} fp32"
-            f"   output {run.folder.path}"
-        )
+        name = run.cascade.name or run.folder.path.name
+        size = format_bytes(run.reference_bytes)
+        self._line(f"[bold]{name}[/]  {kind}  {count:,} weights  {size} fp32   output {run.folder.path}")
 
     def reference(self, evaluation: Evaluation, data: Mapping[str, Any]) -> None:
         """The reference's scores."""

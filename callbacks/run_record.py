@@ -55,7 +55,7 @@ class RunRecord:
             "schema": "fulgurite-record/1",
             "success": False,
             "level": "reference",
-            "name": run.folder.path.name,
+            "name": run.cascade.name or run.folder.path.name,
             "command": run.cascade.command,
             "recipe": dict(recipe),
             "started": started,

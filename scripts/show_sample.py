@@ -1,6 +1,6 @@
 """Load a run's artefact as a user would, in a new process, and let it write.
 
-python scripts/show_sample.py runs/quickstart/compress
+python scripts/show_sample.py runs/quickstart
 """
 
 from __future__ import annotations

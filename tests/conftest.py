@@ -10,7 +10,6 @@ import os
 import pathlib
 import random
 import string
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 100 kB of English: the documentation of some modules that every Python has."""
-    modules = (argparse, collections, contextlib, inspect, io, json, pathlib, random, string, typing)
+    modules = (argparse, collections, contextlib, inspect, io, json, pathlib, random, string)
     documented = [
         inspect.getdoc(member) or ""
         for module in modules
@@ -100,18 +99,9 @@ def trained_network(small_data: dict[str, Any], tmp_path_factory: pytest.TempPat
     trainer = {"max_steps": 150, "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 2}
     recipe = folder / "fit.yaml"
     recipe.write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer}))
-    with without_output_dir():
-        status = main(["fit", "--config", str(recipe), "--output_dir", str(folder / "run")])
+    status = main(["fit", "--config", str(recipe), "--output_dir", str(folder / "run")])
     assert status == 0
     return folder / "run" / "network"
-
-
-@contextlib.contextmanager
-def without_output_dir() -> Any:
-    """Each in-process call of the command chooses its own folder."""
-    os.environ.pop("FULGURITE_OUTPUT_DIR", None)
-    yield
-    os.environ.pop("FULGURITE_OUTPUT_DIR", None)
 
 
 @pytest.fixture
@@ -133,8 +123,7 @@ def compress(
         content = {"model": model, "data": small_data, "cascade": settings, "trainer": {"accelerator": "cpu"}}
         recipe.write_text(yaml.safe_dump(content, sort_keys=False))  # the order of stages counts
         folder = tmp_path / name
-        with without_output_dir():
-            status = main(["compress", "--config", str(recipe), "--output_dir", str(folder), *arguments])
+        status = main(["compress", "--config", str(recipe), "--output_dir", str(folder), *arguments])
         return status, folder
 
     return run

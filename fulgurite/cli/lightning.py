@@ -18,6 +18,12 @@ _RUN_DIR = (
 )
 
 
+def recipe_name(arguments: Sequence[str]) -> str | None:
+    """The last configuration file's name without its ending."""
+    recipe = _value_of(arguments, "--config")
+    return Path(recipe).stem if recipe else None
+
+
 def run(verb: str, arguments: Sequence[str]) -> int:
     """Run a Lightning verb; for ``compress`` the exit status says whether anything was accepted."""
     check_layout()
@@ -27,15 +33,19 @@ def run(verb: str, arguments: Sequence[str]) -> int:
 
     _quiet_loggers()
 
+    launched = _RUN_DIR in os.environ
     output_dir = _output_dir(verb, arguments)
     try:
-        cli = make_cli(verb, arguments, output_dir)
+        cli = make_cli(verb, arguments, output_dir, recipe_name(arguments))
     except RunStopped:
         command = " ".join(["fulgurite", verb, *map(shlex.quote, arguments)])
         if "--output_dir" not in command:
             command += f" --output_dir {output_dir}"
         print(f"stopped; what is finished is kept. To go on: {command}", file=sys.stderr)
         return 130
+    finally:
+        if not launched:
+            os.environ.pop(_RUN_DIR, None)
     return 0 if cli.accepted else 3
 
 
@@ -45,8 +55,7 @@ def _output_dir(verb: str, arguments: Sequence[str]) -> Path:
         return Path(inherited)
     chosen = _value_of(arguments, "--output_dir")
     if chosen is None:
-        recipe = _value_of(arguments, "--config")
-        name = Path(recipe).stem if recipe else verb
+        name = recipe_name(arguments) or verb
         chosen = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     os.environ[_RUN_DIR] = chosen
     return Path(chosen)

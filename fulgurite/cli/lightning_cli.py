@@ -17,6 +17,7 @@ import callbacks.stages  # noqa: F401 (stages can be named by their class in a r
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.cascade import Cascade
+from callbacks.prediction_writer import PredictionWriter
 from fulgurite.artifact.files import write_file
 from fulgurite.cli.main import UsageError
 from lightning_modules.trainer import Trainer
@@ -30,7 +31,7 @@ _SKIPPED = {
 }
 
 
-def make_cli(verb: str, arguments: Sequence[str], output_dir: Path) -> FulguriteCLI:
+def make_cli(verb: str, arguments: Sequence[str], output_dir: Path, name: str | None = None) -> FulguriteCLI:
     """Parse, build and run one verb.
 
     Raises:
@@ -42,7 +43,7 @@ def make_cli(verb: str, arguments: Sequence[str], output_dir: Path) -> Fulgurite
         def subcommands() -> dict[str, set[str]]:
             return {verb: _SKIPPED[verb]}
 
-    return OneVerb([verb, *arguments], output_dir)
+    return OneVerb([verb, *arguments], output_dir, name)
 
 
 class FulguriteCLI(LightningCLI):
@@ -51,10 +52,12 @@ class FulguriteCLI(LightningCLI):
     Args:
         arguments: The verb and what follows it.
         output_dir: The run's folder.
+        name: The recipe's name; the folder's where there is none.
     """
 
-    def __init__(self, arguments: Sequence[str], output_dir: Path) -> None:
+    def __init__(self, arguments: Sequence[str], output_dir: Path, name: str | None = None) -> None:
         self.output_dir = output_dir
+        self.name = name or output_dir.name
         self.arguments = list(arguments)
         self.accepted = True
         super().__init__(
@@ -65,6 +68,7 @@ class FulguriteCLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults={
                 "default_root_dir": str(output_dir),
+                "callbacks": [PredictionWriter(output_dir)] if "predict" in self.subcommands() else [],
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
                     "init_args": {"save_dir": str(output_dir), "name": "metrics", "version": ""},
@@ -110,12 +114,11 @@ class FulguriteCLI(LightningCLI):
         self._dump_config()
         recipe = dict(self.config_dump)
         trainer: Any = self.trainer
-        cascade = next(
-            (callback for callback in trainer.callbacks if isinstance(callback, Cascade)), None
-        )
+        cascade = next((callback for callback in trainer.callbacks if isinstance(callback, Cascade)), None)
         if cascade is not None:
             cascade.recipe = recipe
             cascade.command = " ".join(["fulgurite", *map(shlex.quote, self.arguments)])
+            cascade.name = self.name
             cascade.restart = bool(self.config[subcommand].get("restart"))
         elif self.trainer.is_global_zero:
             write_file(self.output_dir / "config.yaml", yaml.safe_dump(recipe, sort_keys=False).encode())
