@@ -59,10 +59,10 @@ class Cascade(Callback):
         ):
             if value is not None and value <= 0:
                 raise ValueError(f"cascade.{name} must be above 0, got {value}")
-        for name in stages or {}:
+        for name in map(str, stages or {}):
             if not name.replace("-", "_").isidentifier():
                 raise ValueError(f"a stage's name is a folder's too: letters, digits, _ and -, got {name!r}")
-        self.stages = dict(stages or {})
+        self.stages = {str(name): stage for name, stage in (stages or {}).items()}
         self.gate = gate
         self.retries = retries
         self.on_reject = on_reject

@@ -41,6 +41,7 @@ from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.recommend import diagnose
+from fulgurite.evaluation.storage import StorageError
 from fulgurite.evaluation.verdict import Verdict
 from fulgurite.models import tied_names, unique_parameters
 from lightning_modules.compressible import Compressible
@@ -89,7 +90,7 @@ class CascadeRun:
                 self._execute()
         finally:
             torch.set_num_threads(before)
-            self.console.close()
+            self.folder.release()
 
     def _execute(self) -> None:
         self.network = self.module.network.to(self.device).eval()
@@ -103,12 +104,10 @@ class CascadeRun:
             stage,
         ) in self.cascade.stages.items():  # a pattern that matches nothing is known before any work
             stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
+        self._check_data()
         fingerprint = fingerprint_of(self.parameters)
         recipe = self.cascade.recipe or self.cascade.settings()
-        resumed = False
-        if self.rank == 0:
-            resumed = self.folder.claim(recipe, fingerprint, restart=self.cascade.restart)
-        self.trainer.strategy.barrier("claim")
+        resumed = self._claim(recipe, fingerprint)
         self.record = RunRecord(self, recipe, resumed=resumed)
         self.console.header(self)
         reference = self._reference(fingerprint)
@@ -125,13 +124,34 @@ class CascadeRun:
             level = accepted or level
         self._finish(level)
 
+    def _check_data(self) -> None:
+        """Find out that a text is missing before anything is thrown away or computed."""
+        self.data = self.module.data_facts(self.datamodule, self.cascade.limit_windows)
+        for stage in self.cascade.stages.values():
+            codecs = [stage.codec, *stage.overrides.values()]
+            if stage.refine.steps > 0 or (stage.calibrate and any(codec.uses_hessian for codec in codecs)):
+                self.module.refinement_windows(self.datamodule, 2)
+
+    def _claim(self, recipe: dict[str, Any], fingerprint: str) -> bool:
+        """Rank 0 takes the folder; if it may not, every rank says so and none waits for another."""
+        resumed, failure = False, ""
+        if self.rank == 0:
+            try:
+                resumed = self.folder.claim(recipe, fingerprint, restart=self.cascade.restart)
+            except (ValueError, OSError) as error:
+                failure = str(error)
+        failure = self.trainer.strategy.broadcast(failure)
+        if failure:
+            raise ValueError(failure)
+        return resumed
+
     # the reference
 
     def _reference(self, fingerprint: str) -> Evaluation:
         """The reference's scores: measured once for these weights, this data and these settings."""
-        self.data = self.module.data_facts(self.datamodule, self.cascade.limit_windows)
         key = reference_cache_key(
             {
+                "format": 2,
                 "weights": fingerprint,
                 "data": str(self.data["sha256"]),
                 "device": self.device.type,
@@ -140,7 +160,7 @@ class CascadeRun:
             }
         )
         path = self.folder.path / "reference.npz"
-        if self.rank == 0 and not path.exists():
+        if self.rank == 0 and not _is_evaluation(path):
             cache = Path(self.cascade.cache_dir) / "reference"
             cached_result(cache, key, lambda: self._evaluate(self.network, "reference")).save(path)
         self.trainer.strategy.barrier("reference")
@@ -253,7 +273,7 @@ class CascadeRun:
         clock = time.monotonic()
         refinement = None
         if stage.refine.steps > 0:
-            encoded, refinement = self._refine(stage, encoded, folder)
+            encoded, refinement = self._refine(name, stage, encoded, folder)
         seconds["refine"] = time.monotonic() - clock
         clock = time.monotonic()
         manifest = self._write(folder / "artifact", encoded)
@@ -264,8 +284,8 @@ class CascadeRun:
         verdict = self.cascade.gate.decide(
             reference.measures, level.measures, evaluation.measures, index, needed=stage.min_retention
         )
-        if level.folder is not None:
-            verdict = demand_fewer_bytes(verdict, manifest.num_bytes, read_manifest(level.folder).num_bytes)
+        before = self.reference_bytes if level.folder is None else read_manifest(level.folder).num_bytes
+        verdict = demand_fewer_bytes(verdict, manifest.num_bytes, before)
         seconds["evaluate"] = time.monotonic() - clock
         layers = report_layers(self.parameters, {weight: encoded[weight] for weight in plan})
         diagnosis = diagnose(verdict, {layer.weight: layer.nmse for layer in layers})
@@ -351,17 +371,17 @@ class CascadeRun:
         return Hessians(path)
 
     def _refine(
-        self, stage: Stage, encoded: dict[str, Encoded], folder: Path
+        self, name: str, stage: Stage, encoded: dict[str, Encoded], folder: Path
     ) -> tuple[dict[str, Encoded], dict[str, Any]]:
         settings = stage.refine
-        trainable = {name: entry for name, entry in encoded.items() if entry.codec != RAW}
+        trainable = {weight: entry for weight, entry in encoded.items() if entry.codec != RAW}
         windows = self.module.refinement_windows(self.datamodule, settings.steps * settings.batch_size + 64)
         with self.console.refining(settings.steps) as progress:
 
             def advance(step: int, loss: float) -> None:
                 progress(step, loss)
                 for logger in self.trainer.loggers:
-                    logger.log_metrics({"refine/loss": loss}, step=step)
+                    logger.log_metrics({f"refine/{name}/loss": loss}, step=step)
 
             result = refine(
                 self.network, trainable, windows, settings, folder, progress=advance, check=self.stop.check
@@ -432,11 +452,19 @@ def bind(
     return {name: bound[name] for name in plan}
 
 
+def _is_evaluation(path: Path) -> bool:
+    try:
+        Evaluation.load(path)
+    except (FileNotFoundError, StorageError):  # not measured yet, or cut by a crash
+        return False
+    return True
+
+
 def demand_fewer_bytes(verdict: Verdict, num_bytes: int, before: int) -> Verdict:
     """Turn down a stage that the gate would let pass but that is no smaller than the level it would replace."""
     if not verdict.accepted or num_bytes < before:
         return verdict
-    reason = f"saves nothing: {num_bytes:,} bytes, the last accepted stage has {before:,}"
+    reason = f"saves nothing: {num_bytes:,} bytes, {before:,} before"
     return replace(verdict, accepted=False, severity="none", reason=reason)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fulgurite.codecs import Encoded
@@ -43,7 +44,8 @@ class Console:
         kind = type(run.network).__name__
         name = run.cascade.name or run.folder.path.name
         size = format_bytes(run.reference_bytes)
-        self._line(f"[bold]{name}[/]  {kind}  {count:,} weights  {size} fp32   output {run.folder.path}")
+        output = escape(str(run.folder.path))
+        self._line(f"[bold]{escape(name)}[/]  {kind}  {count:,} weights  {size} fp32   output {output}")
 
     def reference(self, evaluation: Evaluation, data: Mapping[str, Any]) -> None:
         """The reference's scores."""
@@ -87,9 +89,6 @@ class Console:
             self._console.print()
             report = folder / "report.html"
             render_table(record, self._console, report=report if report.exists() else None)
-
-    def close(self) -> None:
-        """Nothing is left open; here so that a run can end in one place."""
 
     @contextmanager
     def encoding(

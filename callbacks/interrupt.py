@@ -40,4 +40,7 @@ class StopOnSignal:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        signal.signal(number, self._at_once)
+
+    def _at_once(self, number: int, frame: FrameType | None) -> None:
+        raise RunStopped("stopped at once")

@@ -12,14 +12,23 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
-from fulgurite.artifact.files import sha256_folder, write_file, write_folder
+from fulgurite.artifact.files import clean_leftovers, sha256_folder, write_file, write_folder
+from fulgurite.artifact.manifest import read_manifest
+from fulgurite.evaluation.evaluation import Evaluation
 
 _IGNORED = ("output_dir", "trainer", "restart", "debug", "config")
 """Keys that say where and on what a run goes, not what it makes."""
+
+_IGNORED_BELOW = {
+    "cascade": ("time_budget_minutes", "cache_dir", "report", "prompts"),
+    "data": ("cache_dir", "num_workers"),
+}
+
+_OURS = ("config.yaml", "metrics", "events.jsonl", "lightning_logs", "wandb", ".lock")
 
 
 class RunFolder:
@@ -31,11 +40,16 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._lock: IO[str] | None = None
 
     @property
     def artifact(self) -> Path:
         """The result."""
         return self.path / "artifact"
+
+    @property
+    def _state(self) -> Path:
+        return self.path / "state.json"
 
     def try_folder(self, stage: str, number: int) -> Path:
         """Where one try of a stage lies."""
@@ -47,37 +61,70 @@ class RunFolder:
         Args:
             recipe: The resolved recipe.
             fingerprint: Of the reference's weights.
-            restart: Throw away what is there.
+            restart: Throw away what an earlier run left there.
 
         Returns:
             Whether there is something to go on with.
 
         Raises:
-            ValueError: If another recipe or another network made what is there; says what differs.
+            ValueError: If another process works there, another recipe or network made what is there (says what
+                differs), or it is no run's folder.
         """
-        state_path = self.path / "state.json"
-        wanted = {"recipe": _comparable(recipe), "reference": fingerprint}
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; give another --output_dir")
+        if not self._state.exists() and self.path.exists():
+            foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _OURS)
+            if foreign:
+                raise ValueError(
+                    f"{self.path} holds other files and no run ({foreign[0]}); give another --output_dir"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
         if restart:
             self._clear()
-        if state_path.exists():
-            found = json.loads(state_path.read_text())
-            differing = [
-                f"{key} {old}, now {new}" for key, old, new in _differences(found["recipe"], wanted["recipe"])
-            ]
-            if found["reference"] != fingerprint and not differing:
-                differing = ["the reference network's weights"]
-            if differing:
-                raise ValueError(
-                    f"{self.path} was made by another recipe ({'; '.join(differing[:3])}); "
-                    "give another --output_dir, or --restart"
-                )
+        clean_leftovers(self.path)
+        wanted = {"recipe": _comparable(recipe), "reference": fingerprint}
+        if self._state.exists():
+            self._compare(wanted)
             return True
-        if self.path.exists() and any(self.path.iterdir()) and not _only_ours(self.path):
-            raise ValueError(f"{self.path} holds other files and no run; give another --output_dir")
-        self.path.mkdir(parents=True, exist_ok=True)
         write_file(self.path / "config.yaml", yaml.safe_dump(dict(recipe), sort_keys=False).encode())
-        write_file(state_path, json.dumps(wanted, indent=1, sort_keys=True).encode())
+        write_file(self._state, json.dumps(wanted, indent=1, sort_keys=True).encode())
         return False
+
+    def release(self) -> None:
+        """Let another process work here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _acquire(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no such lock on this system
+            return
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.release()
+            raise ValueError(
+                f"{self.path}: another process is working there; wait, or give another --output_dir"
+            ) from error
+
+    def _compare(self, wanted: Mapping[str, Any]) -> None:
+        try:
+            found = json.loads(self._state.read_text())
+            recipe, reference = found["recipe"], found["reference"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._state}: cannot be read ({error}); start anew with --restart") from error
+        differing = _differences(recipe, wanted["recipe"])
+        if reference != wanted["reference"] and not differing:
+            differing = ["the reference network's weights"]
+        if differing:
+            raise ValueError(
+                f"{self.path} was made by another recipe ({'; '.join(differing[:3])}); "
+                "give another --output_dir, or --restart"
+            )
 
     def _clear(self) -> None:
         for name in ("artifact", "stages", "plots", "metrics"):
@@ -109,35 +156,45 @@ class RunFolder:
         """Keep a judged try; from now on it is not made again."""
         folder = self.try_folder(stage, number)
         write_file(folder / "try.json", json.dumps(outcome, indent=1).encode())
-        for leftover in ("layers", "hessians.safetensors", "refine.ckpt", "refined"):
-            path = folder / leftover
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        shutil.rmtree(folder / "layers", ignore_errors=True)
+        for leftover in ("hessians.safetensors", "hessians.new", "refine.ckpt", "refine.new"):
+            (folder / leftover).unlink(missing_ok=True)
 
     def load_try(self, stage: str, number: int) -> dict[str, Any] | None:
-        """A judged try, or ``None`` where it has not come to that."""
-        path = self.try_folder(stage, number) / "try.json"
-        return dict(json.loads(path.read_text())) if path.exists() else None
+        """A judged try, or ``None`` where it has not come to that, or where its files were lost or altered."""
+        folder = self.try_folder(stage, number)
+        try:
+            outcome = dict(json.loads((folder / "try.json").read_text()))
+            Evaluation.load(folder / "scores.npz")
+            read_manifest(folder / "artifact").verify()
+        except (OSError, ValueError, TypeError):  # ArtifactError and StorageError are ValueErrors
+            return None
+        return outcome
 
 
 def _comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in recipe.items() if key not in _IGNORED}
-    kept["order of stages"] = list(recipe.get("cascade", {}).get("stages", {}))
-    return dict(json.loads(json.dumps(kept, sort_keys=True, default=str)))
+    kept: dict[str, Any] = json.loads(json.dumps(recipe, default=str))
+    kept = {key: value for key, value in kept.items() if key not in _IGNORED}
+    kept["order of stages"] = list((kept.get("cascade") or {}).get("stages") or {})
+    for group, keys in _IGNORED_BELOW.items():
+        for place in (kept.get(group), (kept.get(group) or {}).get("init_args")):
+            for key in keys:
+                if isinstance(place, dict):
+                    place.pop(key, None)
+    return kept
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """What differs, in words: ``cascade.stages.vptq.codec.codebook_size 256, now 512``."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             found
-            for key in sorted({*old, *new})
+            for key in sorted({*old, *new}, key=lambda key: (key == "order of stages", key))
             for found in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         ]
-    return [] if old == new else [(prefix.replace(".init_args", ""), old, new)]
-
-
-def _only_ours(path: Path) -> bool:
-    ours = {"config.yaml", "metrics", "events.jsonl", "lightning_logs", "wandb", "checkpoints", "network"}
-    return all(entry.name in ours for entry in path.iterdir())
+    where = prefix.replace(".init_args", "")
+    if old == new:
+        return []
+    if isinstance(old, dict) or isinstance(new, dict):
+        return [f"{where} {'removed' if new is None else 'added' if old is None else 'changed'}"]
+    return [f"{where} {old}, now {new}"]

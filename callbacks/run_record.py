@@ -43,11 +43,12 @@ class RunRecord:
         self._seconds_before = 0.0
         self._stage: dict[str, Any] = {}
         self._seen: set[tuple[str, int]] = set()
+        self._tries_before = 0
         started = _now()
         if self._writes:
-            if resumed and self._path.exists():
-                earlier = read_record(self._path)
+            if resumed and (earlier := _earlier(self._path)) is not None:
                 started, self._seconds_before = earlier["started"], float(earlier["seconds"])
+                self._tries_before = _count_tries(earlier)
             self._seen = _tries_in(run.folder.path / EVENTS_NAME)
             self._events = EventLog(run.folder.path / EVENTS_NAME)
         network = run.network
@@ -183,7 +184,8 @@ class RunRecord:
         }
 
     def _write(self) -> None:
-        if self._writes:
+        # while a resumed run goes through what is finished, the earlier record says more than this one
+        if self._writes and (self._record["finished"] or _count_tries(self._record) >= self._tries_before):
             self._record["seconds"] = self._seconds_before + time.monotonic() - self._clock
             write_record(self._path, self._record)
 
@@ -232,6 +234,17 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
         "device": name,
         "world_size": world_size,
     }
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_record(path)
+    except (FileNotFoundError, ValueError):  # cut by a crash: its tries are in their own folders
+        return None
+
+
+def _count_tries(record: Mapping[str, Any]) -> int:
+    return sum(len(stage["tries"]) for stage in record["stages"])
 
 
 def _checkpoint_bytes(source: str) -> int | None:

@@ -109,9 +109,12 @@ class FileSource:
             yield record[self.field]
 
     def _parquet(self) -> Iterator[str]:
-        from pyarrow import parquet
+        from pyarrow import ArrowInvalid, parquet
 
-        file = parquet.ParquetFile(self.path)
+        try:
+            file = parquet.ParquetFile(self.path)
+        except ArrowInvalid as error:
+            raise ValueError(f"{self.path}: not a parquet file ({error})") from error
         if self.field not in file.schema_arrow.names:
             raise ValueError(
                 f"{self.path}: no column {self.field!r}, got {', '.join(file.schema_arrow.names)}"

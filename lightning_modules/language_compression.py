@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +58,21 @@ class LanguageCompression:
         """The validation windows in numbers."""
         windows = datamodule.evaluation_windows("validation")
         count = min(len(windows), limit or len(windows))
+        largest, known = int(windows.input_ids.max()), self.network.get_input_embeddings().num_embeddings
+        if largest >= known:
+            raise ValueError(
+                f"the tokenizer gives token {largest}, the network knows {known}: is it another network's tokenizer?"
+            )
+        digest = hashlib.sha256(windows.input_ids.numpy().tobytes())
+        digest.update(windows.num_bytes.numpy().tobytes())
+        if datamodule.has_split("train"):  # its token frequencies are the chance level
+            digest.update(datamodule.unigram().numpy().tobytes())
         return {
             "description": datamodule.describe("validation"),
             "windows": count,
             "tokens": windows.num_tokens * count // len(windows),
             "bytes": int(windows.num_bytes.sum()) * count // len(windows),
-            "sha256": f"{datamodule.data_fingerprint('validation')}-{count}",
+            "sha256": f"{digest.hexdigest()}-{count}-{datamodule.batch_size}",
         }
 
     def calibration_batches(self, datamodule: Any) -> Iterable[Mapping[str, Tensor]]:

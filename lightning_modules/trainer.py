@@ -58,12 +58,14 @@ class Trainer(LightningTrainer):
             datamodule.prepare_data()
         self.strategy.barrier("prepare_data")
         datamodule.setup("fit")
+        status = "failed"
         try:
             for callback in self._compressors():
                 callback.on_compress(self, model, datamodule)
+            status = "success"
         finally:
             for logger in self.loggers:
-                logger.finalize("success")
+                logger.finalize(status)
 
     @property
     def output_dir(self) -> Path:

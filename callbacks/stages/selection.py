@@ -33,10 +33,12 @@ def select_weights(
     Raises:
         ValueError: If a pattern matches nothing; names patterns that would.
     """
-    for pattern in [*select, *exclude]:
+    patterns = [(key, pattern) for pattern in select]
+    patterns += [(key.replace(".select", ".exclude"), pattern) for pattern in exclude]
+    for place, pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in weights):
             raise ValueError(
-                f'no weight of {network} matches {key} "{pattern}"; near: {_near(pattern, list(weights))}'
+                f'no weight of {network} matches {place} "{pattern}"; near: {_near(pattern, list(weights))}'
             )
     chosen = [
         name

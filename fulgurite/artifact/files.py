@@ -6,6 +6,7 @@ disk or a kill at any moment leaves either the old folder or the new one.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -100,6 +101,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 f"the header gives it {last - first} and the file ends at byte {size}"
             )
         tensors[name] = StoredTensor(dtype, shape, start, stop)
+    end = max((tensor.stop for tensor in tensors.values()), default=8 + length)
+    if end != size:
+        raise ArtifactError(f"{path}: the tensors end at byte {end}, the file at byte {size}")
     return tensors
 
 
@@ -167,9 +171,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         fill(fresh)
         for path in [*fresh.rglob("*"), fresh]:
             _sync(path)
-        if folder.exists():
+        if not folder.exists():
+            fresh.rename(folder)
+        elif not _exchange(fresh, folder):
             folder.rename(stale)
-        fresh.rename(folder)
+            fresh.rename(folder)
         _sync(folder.parent)
     except BaseException:
         if stale.exists() and not folder.exists():
@@ -177,6 +183,30 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     shutil.rmtree(stale, ignore_errors=True)
+    shutil.rmtree(fresh, ignore_errors=True)  # after an exchange, what was there before
+
+
+def clean_leftovers(folder: Path) -> None:
+    """Remove what a killed writer left below ``folder``, and put back what it was about to replace."""
+    for stale in [*folder.rglob(".*.old-*")]:
+        home = stale.with_name(stale.name[1:].rpartition(".old-")[0])
+        if not home.exists():
+            stale.rename(home)
+    for leftover in [*folder.rglob(".*.old-*"), *folder.rglob(".*.new-*")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, where the system can (Linux); ``False`` where it cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(swap(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def write_file(path: Path, data: bytes) -> None:

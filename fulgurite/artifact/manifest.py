@@ -222,6 +222,8 @@ def read_manifest(folder: Path | str) -> Manifest:
 
 
 def _check_agreement(path: Path, manifest: Manifest) -> None:
+    if not manifest.weights:
+        raise ArtifactError(f"{path}: lists no weight")
     listed = {*manifest.weights, *manifest.shared}
     if missing := sorted(listed - set(manifest.stored)):
         raise ArtifactError(f"{path}: lists {missing[0]!r}, which {WEIGHTS_FILE} does not hold")

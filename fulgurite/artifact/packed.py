@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fulgurite.codecs import Encoded, decode
 
 _STATE = "_fulgurite_packed"
+Parts = dict[str, tuple[str, torch.dtype, tuple[int, ...]]]
 _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
 
 
@@ -29,12 +30,17 @@ def pack_module_(module: nn.Module, attribute: str, encoded: Encoded, dtype: tor
         dtype: What the forward pass expects the weight to be.
     """
     module._parameters.pop(attribute)
-    parts = {part: f"{attribute}_{part}" for part in encoded.tensors}
-    for part, buffer in parts.items():
-        module.register_buffer(buffer, encoded.tensors[part], persistent=False)
-    state: dict[str, tuple[Encoded, dict[str, str], torch.dtype]] = dict(getattr(module, _STATE, {}))
+    parts: dict[str, tuple[str, torch.dtype, tuple[int, ...]]] = {}
+    for part, values in encoded.tensors.items():
+        # as bytes, which .to(dtype) leaves alone: a scale or codebook that was cast would decode otherwise
+        buffer = f"{attribute}_{part}"
+        module.register_buffer(buffer, values.contiguous().reshape(-1).view(torch.uint8), persistent=False)
+        parts[part] = (buffer, values.dtype, tuple(values.shape))
+    # what .to(dtype) does cast is this empty one, and the weight is decoded to it
+    module.register_buffer(f"{attribute}_like", torch.empty(0, dtype=dtype), persistent=False)
+    state: dict[str, tuple[Encoded, Parts]] = dict(getattr(module, _STATE, {}))
     # the tensors live in the buffers, so that .to(device) moves them
-    state[attribute] = (Encoded(encoded.codec, encoded.shape, encoded.dtype, {}, encoded.meta), parts, dtype)
+    state[attribute] = (Encoded(encoded.codec, encoded.shape, encoded.dtype, {}, encoded.meta), parts)
     module.__dict__[_STATE] = state
     module.__class__ = _packed_class(_base_class(type(module)), tuple(sorted(state)))
 
@@ -45,9 +51,13 @@ def is_packed(network: nn.Module) -> bool:
 
 
 def _decoded(module: nn.Module, attribute: str) -> Tensor:
-    empty, parts, dtype = module.__dict__[_STATE][attribute]
-    tensors = {part: module.get_buffer(buffer) for part, buffer in parts.items()}
-    return decode(Encoded(empty.codec, empty.shape, empty.dtype, tensors, empty.meta)).to(dtype)
+    empty, parts = module.__dict__[_STATE][attribute]
+    tensors = {
+        part: module.get_buffer(buffer).view(dtype).reshape(shape)
+        for part, (buffer, dtype, shape) in parts.items()
+    }
+    wanted = module.get_buffer(f"{attribute}_like").dtype
+    return decode(Encoded(empty.codec, empty.shape, empty.dtype, tensors, empty.meta)).to(wanted)
 
 
 def _base_class(cls: type[nn.Module]) -> type[nn.Module]:

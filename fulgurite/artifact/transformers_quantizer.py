@@ -89,7 +89,8 @@ class FulguriteQuantizer(HfQuantizer):
                 for module, attribute in places[name]:
                     pack_module_(module, attribute, encoded, dtype)
                 continue
-            weight = decode_checked(encoded, name, artifact.manifest).to(dtype)
+            # contiguous: save_pretrained cannot write a transposed view
+            weight = decode_checked(encoded, name, artifact.manifest).to(dtype).contiguous()
             parameter = nn.Parameter(weight, requires_grad=weight.is_floating_point())
             for module, attribute in places[name]:
                 module._parameters[attribute] = parameter
@@ -120,7 +121,10 @@ def register() -> None:
 
 
 def _artifact_folder(weights_file: Path, model: Any) -> Path:
-    if not (weights_file.parent / MANIFEST_FILE).exists():  # a hub's cache holds what was asked for
+    local = Path(str(model.config.name_or_path)).is_dir()
+    if (
+        not local and not (weights_file.parent / MANIFEST_FILE).exists()
+    ):  # a hub's cache holds what was asked for
         from transformers.utils.hub import cached_file
 
         cached_file(model.config.name_or_path, MANIFEST_FILE)

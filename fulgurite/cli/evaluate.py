@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fulgurite.cli._layout import check_layout
+from fulgurite.cli.main import UsageError
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:
@@ -60,13 +61,20 @@ def evaluate(
         limit: Windows at most, evenly spaced; all by default.
         json_output: Print one JSON object.
     """
+    from transformers.utils import logging
+
     from datamodules import TextDataModule
     from fulgurite.artifact.manifest import read_manifest
     from fulgurite.evaluation import evaluate_language, raw_ratio, retention_interval
     from fulgurite.models import load_tokenizer
     from fulgurite.reporting.units import format_score
 
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit must be at least 1, got {limit}")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = _folder(network)
+    if _is_artifact(folder):
+        read_manifest(folder).verify()
     data = TextDataModule(
         train=train or text,
         validation=text,
@@ -75,7 +83,10 @@ def evaluate(
         batch_size=batch_size,
         max_windows_validation=limit,
     )
-    data.use_tokenizer(load_tokenizer(folder))
+    tokenizer = load_tokenizer(folder)
+    if reference is not None:
+        _check_same_tokenizer(tokenizer, load_tokenizer(_folder(reference)), network, reference)
+    data.use_tokenizer(tokenizer)
     windows = data.evaluation_windows("validation")
     unigram = data.unigram() if train else None
     found = evaluate_language(_network(folder), windows, unigram=unigram, batch_size=batch_size)
@@ -121,6 +132,17 @@ def evaluate(
                 f"   raw {raw_ratio(old, new):.4f}"
             )
     print(json.dumps(facts, indent=1) if json_output else "\n".join(lines))
+
+
+def _check_same_tokenizer(ours: Any, theirs: Any, network: str, reference: str) -> None:
+    """Windows of tokens can be compared one by one only where both networks read the same tokens."""
+    from datamodules.token_cache import tokenizer_fingerprint
+
+    if tokenizer_fingerprint(ours) != tokenizer_fingerprint(theirs):
+        raise ValueError(
+            f"{network} and {reference} have other tokenizers, of {len(ours)} and {len(theirs)} pieces: "
+            "evaluate each by itself and compare bits per byte"
+        )
 
 
 def _folder(source: str) -> str:

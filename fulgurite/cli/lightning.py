@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from fulgurite.cli._layout import check_layout
+from fulgurite.cli.main import UsageError
 
 _RUN_DIR = (
     "FULGURITE_OUTPUT_DIR"  # processes that Lightning launches inherit it: all ranks write to one folder
 )
-
-
-def recipe_name(arguments: Sequence[str]) -> str | None:
-    """The last configuration file's name without its ending."""
-    recipe = _value_of(arguments, "--config")
-    return Path(recipe).stem if recipe else None
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:
@@ -32,16 +31,21 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     from fulgurite.cli.lightning_cli import make_cli
 
     _quiet_loggers()
-
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning's own shutdown from here on
+    recipes = read_recipes(arguments)
     launched = _RUN_DIR in os.environ
-    output_dir = _output_dir(verb, arguments)
+    output_dir = _output_dir(verb, arguments, recipes)
     try:
-        cli = make_cli(verb, arguments, output_dir, recipe_name(arguments))
+        cli = make_cli(verb, arguments, output_dir, [None, *recipes][-1])
     except RunStopped:
-        command = " ".join(["fulgurite", verb, *map(shlex.quote, arguments)])
-        if "--output_dir" not in command:
-            command += f" --output_dir {output_dir}"
-        print(f"stopped; what is finished is kept. To go on: {command}", file=sys.stderr)
+        kept = [
+            argument for argument in arguments if argument != "--restart"
+        ]  # it would throw away what is finished
+        if _values_of(kept, "--output_dir") == []:
+            kept += ["--output_dir", str(output_dir)]
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            command = " ".join(["fulgurite", verb, *map(shlex.quote, kept)])
+            print(f"stopped; what is finished is kept. To go on: {command}", file=sys.stderr)
         return 130
     finally:
         if not launched:
@@ -49,26 +53,45 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     return 0 if cli.accepted else 3
 
 
-def _output_dir(verb: str, arguments: Sequence[str]) -> Path:
-    """``--output_dir``, or ``runs/<recipe>-<time>``."""
-    if inherited := os.environ.get(_RUN_DIR):
-        return Path(inherited)
-    chosen = _value_of(arguments, "--output_dir")
-    if chosen is None:
-        name = recipe_name(arguments) or verb
-        chosen = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    os.environ[_RUN_DIR] = chosen
-    return Path(chosen)
+def read_recipes(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The configuration files by their names without endings, in order.
+
+    Raises:
+        UsageError: If a file is missing or holds no recipe.
+    """
+    recipes = {}
+    for name in [*_values_of(arguments, "--config"), *_values_of(arguments, "-c")]:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"{path}: no such recipe")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: expected a recipe in YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise UsageError(f"{path}: expected a recipe, a mapping of keys, got {type(content).__name__}")
+        recipes[path.stem] = content
+    return recipes
 
 
-def _value_of(arguments: Sequence[str], flag: str) -> str | None:
-    value = None
+def _output_dir(verb: str, arguments: Sequence[str], recipes: Mapping[str, Mapping[str, Any]]) -> Path:
+    """``--output_dir``, or the recipe's, or ``runs/<recipe>-<time>``."""
+    given = [str(recipe["output_dir"]) for recipe in recipes.values() if recipe.get("output_dir")]
+    given += _values_of(arguments, "--output_dir")
+    name = [verb, *recipes][-1]
+    default = os.environ.get(_RUN_DIR) or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    os.environ[_RUN_DIR] = given[-1] if given else default
+    return Path(os.environ[_RUN_DIR])
+
+
+def _values_of(arguments: Sequence[str], flag: str) -> list[str]:
+    values = []
     for position, argument in enumerate(arguments):
         if argument == flag and position + 1 < len(arguments):
-            value = arguments[position + 1]
+            values.append(arguments[position + 1])
         elif argument.startswith(f"{flag}="):
-            value = argument.partition("=")[2]
-    return value
+            values.append(argument.partition("=")[2])
+    return values
 
 
 def _quiet() -> None:
@@ -84,6 +107,9 @@ def _quiet() -> None:
 
 def _quiet_loggers() -> None:
     """After the import, which sets the levels of its own loggers."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for name in ("lightning.pytorch", "lightning.fabric"):
         for child in (
             name,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import callbacks.stages  # noqa: F401 (stages can be named by their class in a recipe)
@@ -20,6 +19,7 @@ from callbacks.cascade import Cascade
 from callbacks.prediction_writer import PredictionWriter
 from fulgurite.artifact.files import write_file
 from fulgurite.cli.main import UsageError
+from fulgurite.cli.messages import known_names, short_message
 from lightning_modules.trainer import Trainer
 
 _SKIPPED = {
@@ -68,7 +68,7 @@ class FulguriteCLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults={
                 "default_root_dir": str(output_dir),
-                "callbacks": [PredictionWriter(output_dir)] if "predict" in self.subcommands() else [],
+                "callbacks": self._callbacks(output_dir),
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
                     "init_args": {"save_dir": str(output_dir), "name": "metrics", "version": ""},
@@ -82,6 +82,13 @@ class FulguriteCLI(LightningCLI):
             args=list(arguments),
         )
 
+    def _callbacks(self, output_dir: Path) -> list[Callback]:
+        if "predict" in self.subcommands():
+            return [PredictionWriter(output_dir)]
+        if "fit" in self.subcommands():
+            return [ModelCheckpoint(output_dir / "checkpoints", save_last=True, enable_version_counter=False)]
+        return []
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what we were given; the base class would compare it with ``sys.argv`` and warn."""
         self.config = parser.parse_args(args)
@@ -92,8 +99,12 @@ class FulguriteCLI(LightningCLI):
             "--output_dir",
             type=str | None,
             default=None,
-            help="Folder that the run writes to (default: runs/<recipe>-<time>). An unfinished run of the same "
-            "recipe there is gone on with.",
+            help="Folder that the run writes to (default: runs/<recipe>-<time>). "
+            + (
+                "An unfinished run of the same recipe there is gone on with."
+                if "compress" in self.subcommands()
+                else "To go on with an unfinished fit: --ckpt_path DIR/checkpoints/last.ckpt."
+            ),
         )
         if "compress" in self.subcommands():
             parser.add_argument(
@@ -109,6 +120,22 @@ class FulguriteCLI(LightningCLI):
             arguments = config["model"].get("init_args", {})
             if "export_dir" in arguments and arguments["export_dir"] is None:
                 arguments["export_dir"] = str(self.output_dir / "network")
+
+    def instantiate_classes(self) -> None:
+        """Build what the recipe describes; what it gets wrong is wrong usage.
+
+        Raises:
+            UsageError: If a setting is out of range, or nothing is to be done.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            raise UsageError(short_message(str(error))) from error
+        cascade = self._get(self.config_init, "cascade") if "compress" in self.subcommands() else None
+        if isinstance(cascade, Cascade) and not cascade.stages:
+            raise UsageError(
+                "cascade.stages is empty: name at least one stage, see configs/cascade/default.yaml"
+            )
 
     def _run_subcommand(self, subcommand: str) -> None:
         self._dump_config()
@@ -132,34 +159,4 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong instead of printing the usage of a hundred options."""
-        raise UsageError(short_message(message, list(known_keys(self)))) from ex
-
-
-def known_keys(parser: Any) -> Iterator[str]:
-    """Every key that a recipe may have, as far as the parser knows them by name."""
-    for action in parser._actions:
-        if getattr(action, "dest", None) and not action.dest.startswith("_"):
-            yield action.dest
-        for sub in (getattr(action, "_name_parser_map", None) or {}).values():
-            yield from known_keys(sub)
-
-
-def short_message(message: str, keys: Sequence[str]) -> str:
-    """The part of a parser's message that helps, with near names for an unknown key."""
-    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    unknown = re.search(
-        r"(?:[Kk]ey '([^']+)' is not expected|[Uu]nrecognized arguments: (\S+)|"
-        r"does not accept (?:nested key|option) '([^']+)'|No action for key '([^']+)')",
-        text,
-    )
-    if unknown:
-        key = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
-        near = difflib.get_close_matches(key, keys, n=3, cutoff=0.4)
-        where = _place(text)
-        return f"unknown key {where}{key}" + (f"; near: {', '.join(near)}" if near else "")
-    return text if len(text) < 400 else text[:400].rsplit(" ", 1)[0] + " ..."
-
-
-def _place(text: str) -> str:
-    found = re.search(r"Parser key \"?'?([\w.]+)", text)
-    return f"{found.group(1)}." if found else ""
+        raise UsageError(short_message(message, known_names(self))) from ex

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 from fulgurite._version import __version__
 
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if given[0] not in VERBS:
         return _fail(f"unknown verb {given[0]!r}; known are {', '.join(VERBS)}", 2)
+    signal.signal(signal.SIGINT, _stop_importing)
     try:
         return int(importlib.import_module(VERBS[given[0]][1]).run(given[0], given[1:]))
     except SystemExit as end:  # argparse: it has printed its sentence
@@ -73,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0 and not debug:
+            return 1  # the first process says it; a lost peer is no news
         if debug or os.environ.get("FULGURITE_DEBUG"):
             traceback.print_exc()
         return _fail(sentence(error), 2 if isinstance(error, UsageError) else 1)
@@ -88,6 +93,11 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, ValueError | OSError) and not isinstance(error, UnicodeError):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _stop_importing(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"error: stopped\n")
+    os._exit(130)  # an import cut short cannot be taken up again
 
 
 def _fail(text: str, status: int) -> int:

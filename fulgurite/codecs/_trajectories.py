@@ -23,6 +23,7 @@ CURVES = ("polynomial", "fourier")
 # g has degree K + 1 over the rationals, so 1, 1/g .. 1/g**K are rationally independent: the winding is dense.
 _DIRECTIONS = {2: (0xC13FA9A9, 0x91E10DA6), 3: (0xD1B54A33, 0xABC98389, 0x8CB92BA7)}
 _DISTANCES = 1 << 18  # distances held at a time: 1 MB, so that they stay in the cache
+_PLACED = 1 << 18  # vectors placed at a time, about; coefficients rounded at a time
 _HALVES = [0.5 * 1.12**k for k in range(25)]  # of the inner cube's side, in row rms: 0.5 to 7.6
 _SAMPLE = 1 << 16  # vectors that choose among them; a few thousand would miss the tails
 _SHARES = [0.9**k for k in range(18)]  # of a coefficient's range: 1 down to 1/6
@@ -85,9 +86,13 @@ def nearest(vectors: Tensor, points: Tensor) -> Tensor:
         points: ``[num_points, K]``.
     """
     norms = points.square().sum(1)
-    chunks = torch.split(vectors, max(1, _DISTANCES // len(points)))
+    chunks = torch.split(vectors, _chunk(points))
     # |v - p|^2 less |v|^2, which is the same for all points
     return torch.cat([torch.addmm(norms, chunk, points.T, alpha=-2).argmin(1) for chunk in chunks])
+
+
+def _chunk(points: Tensor) -> int:
+    return max(1, _DISTANCES // len(points))
 
 
 def fit_extents(vectors: Tensor, num_points: int, num_classes: int, entropy: bool) -> Tensor:
@@ -98,7 +103,7 @@ def fit_extents(vectors: Tensor, num_points: int, num_classes: int, entropy: boo
     error ``s**2 / (3 * N**(2 / K))`` a weight, and a single cube also cuts off what lies outside.
     With ``entropy`` a wider cube costs fewer bits, ``log2(s)`` a weight: what counts is ``D * 2**(2 R)``.
     """
-    farthest = vectors.abs().max().clamp_min(1)
+    farthest = torch.stack(torch.aminmax(vectors)).abs().max().clamp_min(1)
     sizes = vectors[:: -(-len(vectors) // _SAMPLE)].abs()
     dimension, largest = sizes.shape[1], sizes.amax(1)
     shares = torch.arange(num_classes + 1, device=vectors.device) / max(1, num_classes)
@@ -116,9 +121,21 @@ def fit_extents(vectors: Tensor, num_points: int, num_classes: int, entropy: boo
 
 
 def place(vectors: Tensor, points: Tensor, extents: Tensor) -> tuple[Tensor, Tensor]:
-    """Class of each vector, the smallest cube that holds it, and the nearest step there; ``[n]`` each."""
-    classes = _classes(vectors.abs().amax(1), extents)
-    return classes, nearest(vectors / extents.float()[classes, None], points)
+    """Class of each vector, the smallest cube that holds it, and the nearest step there.
+
+    Returns:
+        uint8 and int32, ``[n]`` each.
+    """
+    classes = torch.empty(len(vectors), dtype=torch.uint8, device=vectors.device)
+    steps = torch.empty(len(vectors), dtype=torch.int32, device=vectors.device)
+    # whole chunks of ``nearest``, so that a large weight costs only its codes
+    count = -(-_PLACED // _chunk(points)) * _chunk(points)
+    for start in range(0, len(vectors), count):
+        some = vectors[start : start + count]
+        found = _classes(some.abs().amax(1), extents)
+        classes[start : start + count] = found
+        steps[start : start + count] = nearest(some / extents.float()[found, None], points)
+    return classes, steps
 
 
 def _classes(largest: Tensor, extents: Tensor) -> Tensor:
@@ -183,11 +200,14 @@ def fit_steps(coefficients: Tensor, top: int) -> Tensor:
         coefficients: ``[blocks, degree + 1]``.
         top: Highest level; the levels are ``-top .. top`` steps, zero among them.
     """
-    full = coefficients.abs().amax(0) / top
-    best, least = full.half(), torch.full_like(full, torch.inf)
+    full = torch.stack(torch.aminmax(coefficients, dim=0)).abs().amax(0) / top
+    best, least = full.half(), torch.full_like(full, torch.inf, dtype=torch.float64)
     for share in _SHARES:
         steps = (full * share).half()
-        error = (round_to(coefficients, steps, top) * steps.float() - coefficients).square().sum(0)
+        error = torch.zeros_like(full, dtype=torch.float64)
+        for some in torch.split(coefficients, max(1, _PLACED // len(full))):
+            rounded = round_to(some, steps, top).mul_(steps.float())
+            error += rounded.sub_(some).square_().sum(0)
         better = error < least
         least, best = torch.where(better, error, least), torch.where(better, steps, best)
     return best

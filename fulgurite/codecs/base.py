@@ -133,7 +133,8 @@ def as_matrix(weight: Tensor, hessian: Tensor | None = None) -> Tensor:
         raise ValueError(f"weight must have at least one element, got shape {tuple(weight.shape)}")
     if not weight.is_floating_point():
         raise ValueError(f"weight must be floating point, got {weight.dtype}")
-    if not torch.isfinite(weight).all():
+    low, high = torch.aminmax(weight.detach())  # passes NaN on, and needs no copy of the weight
+    if not (torch.isfinite(low) and torch.isfinite(high)):
         raise ValueError("weight must be finite, got NaN or infinity")
     matrix = weight.detach().reshape(1, -1) if weight.dim() < 2 else weight.detach().flatten(1)
     if hessian is not None and hessian.shape != (matrix.shape[1], matrix.shape[1]):
@@ -162,15 +163,32 @@ def restore(matrix: Tensor, encoded: Encoded) -> Tensor:
 
 
 def nmse(weight: Tensor, decoded: Tensor) -> float:
-    """Normalised mean squared error ``|W - W_hat|^2 / |W|^2``; 0 for an all-zero weight kept as zero."""
-    error = (weight.double() - decoded.double()).square().sum()
-    energy = weight.double().square().sum()
-    return float(error / energy) if energy > 0 else float(error)
+    """Normalised mean squared error ``|W - W_hat|^2 / |W|^2``; 0 for an all-zero weight kept as zero.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if weight.shape != decoded.shape:
+        raise ValueError(f"decoded must have shape {list(weight.shape)}, got {list(decoded.shape)}")
+    error = energy = 0.0
+    for known, found in zip(_chunks(weight), _chunks(decoded), strict=True):
+        error += float((known.double() - found.double()).square().sum())
+        energy += float(known.double().square().sum())
+    return error / energy if energy > 0 else error
 
 
 def to_half(values: Tensor) -> Tensor:
     """Round floats to 16 bits: fp16, or bf16 where fp16's range would lose more than bf16's precision."""
     half, brain = values.half(), values.bfloat16()
-    half_error = (half.float() - values.float()).abs().nan_to_num(torch.inf, torch.inf)
-    brain_error = (brain.float() - values.float()).abs()
-    return half if half_error.sum() <= brain_error.sum() else brain
+    half_error = brain_error = 0.0
+    for known, as_half, as_brain in zip(_chunks(values), _chunks(half), _chunks(brain), strict=True):
+        exact = known.float()
+        # beyond fp16's range the error is infinite, and so is the sum
+        half_error += float((as_half.float() - exact).abs_().sum(dtype=torch.float64))
+        brain_error += float((as_brain.float() - exact).abs_().sum(dtype=torch.float64))
+    return half if half_error <= brain_error else brain
+
+
+def _chunks(values: Tensor) -> tuple[Tensor, ...]:
+    """The values a million at a time: what is computed from them stays small beside a large weight."""
+    return torch.split(values.detach().reshape(-1), 1 << 20)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
@@ -36,6 +37,7 @@ Trajectory = Literal["ergodic", "grid", "polynomial", "fourier"]
 
 _MAX_POINTS = 1 << 14  # every vector is compared with every point
 _MAX_BLOCK = 128
+_CHUNK = 1 << 16  # rows or numbers at a time: no more copies of a large weight than need be
 _SHELLS = 64  # histogram entries a class; finer ones cost more table than they save
 
 
@@ -144,33 +146,40 @@ class HyperCodec(Codec):
     @override
     def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
         matrix = as_matrix(weight, hessian)
-        scale = to_half(matrix.square().mean(1).sqrt())  # as stored: the codes fit the rounded scale
-        # a zero row has scale 0: any divisor will do, since it decodes to zero exactly
-        flat = (matrix / scale.float().clamp_min(1e-30)[:, None]).reshape(-1)
+        some = torch.split(matrix, max(1, _CHUNK // matrix.shape[1]))
+        squares = torch.cat([rows.square().mean(1) for rows in some])
+        scale = to_half(squares.sqrt())  # as stored: the codes fit the rounded scale
         meta: dict[str, Scalar] = {"trajectory": self.trajectory}
         if self.trajectory in WINDINGS:
             names = ("dimension", "num_points", "num_classes")
-            tensors = self._encode_winding(_blocks(flat, self.dimension))
+            tensors = self._encode_winding(*self._place(matrix, scale))
         else:
             names = ("block_size", "degree", "coefficient_bits")
-            tensors = self._encode_curve(_blocks(flat, self.block_size))
+            tensors = self._encode_curve(*self._round(matrix, scale))
         meta.update({name: getattr(self, name) for name in names})
         meta["entropy"] = "codes" not in tensors
         tensors["scale"] = scale
         return Encoded(self.name, tuple(weight.shape), dtype_name(weight.dtype), tensors, meta)
 
-    def _encode_winding(self, vectors: Tensor) -> dict[str, Tensor]:
+    def _place(self, matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Class and step of each vector, the points and the extents."""
+        vectors = _blocks(_unit(matrix, scale), self.dimension)
         points = winding(self.trajectory, self.dimension, self.num_points).to(vectors.device)
         extents = fit_extents(vectors, self.num_points, self.num_classes, self.entropy)
-        classes, steps = place(vectors, points, extents)
-        codes = pack_bits(classes * self.num_points + steps, self._code_bits)
+        return *place(vectors, points, extents), points, extents
+
+    def _encode_winding(
+        self, classes: Tensor, steps: Tensor, points: Tensor, extents: Tensor
+    ) -> dict[str, Tensor]:
+        codes = pack_bits(classes.int().mul_(self.num_points).add_(steps), self._code_bits)
         if self.entropy:
-            ranks = outward(points).argsort()[steps]
             low = self._place_bits
-            shells = encode_symbols(classes * _SHELLS + (ranks >> low), _SHELLS * (self.num_classes + 1))
-            coded = {"shells": shells.to(codes.device), "extents": extents}
+            rank = outward(points).argsort().int()
+            shells = (rank >> low)[steps].add_(classes, alpha=_SHELLS)
+            stream = encode_symbols(shells, _SHELLS * (self.num_classes + 1))
+            coded = {"shells": stream.to(codes.device), "extents": extents}
             if low:
-                coded["places"] = pack_bits(ranks & ((1 << low) - 1), low)
+                coded["places"] = pack_bits((rank & ((1 << low) - 1))[steps], low)
             if sum(coded[name].numel() for name in coded if name != "extents") < codes.numel():
                 return coded
         return {"codes": codes, "extents": extents}
@@ -183,11 +192,22 @@ class HyperCodec(Codec):
     def _place_bits(self) -> int:
         return max(0, (self.num_points - 1).bit_length() - (_SHELLS.bit_length() - 1))
 
-    def _encode_curve(self, blocks: Tensor) -> dict[str, Tensor]:
+    def _round(self, matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients of each block as symbols, uint8 ``[blocks, degree + 1]``, and the steps."""
+        blocks = _blocks(_unit(matrix, scale), self.block_size)
         coefficients = blocks @ basis(self.trajectory, self.block_size, self.degree).to(blocks.device)
-        top = (1 << (self.coefficient_bits - 1)) - 1  # levels -top .. top: zero is one of them
+        top = self._top
         steps = fit_steps(coefficients, top)
-        symbols = round_to(coefficients, steps, top).long() + top
+        symbols = torch.empty(coefficients.shape, dtype=torch.uint8, device=blocks.device)
+        for part, some in zip(torch.split(symbols, _CHUNK), torch.split(coefficients, _CHUNK), strict=True):
+            part.copy_(round_to(some, steps, top).add_(top))
+        return symbols, steps
+
+    @property
+    def _top(self) -> int:
+        return (1 << (self.coefficient_bits - 1)) - 1  # levels -top .. top: zero is one of them
+
+    def _encode_curve(self, symbols: Tensor, steps: Tensor) -> dict[str, Tensor]:
         codes = pack_bits(symbols, self.coefficient_bits)
         if self.entropy:
             stream = encode_symbols(symbols, 1 << self.coefficient_bits)
@@ -244,14 +264,20 @@ class HyperCodec(Codec):
 
     def _decode_curve(self, encoded: Encoded) -> Tensor:
         blocks = -(-encoded.numel // self.block_size)
-        count, top = blocks * (self.degree + 1), (1 << (self.coefficient_bits - 1)) - 1
+        count = blocks * (self.degree + 1)
         if self.entropy:
             symbols = decode_symbols(encoded.tensors["stream"], 1 << self.coefficient_bits, count)
         else:
             symbols = unpack_bits(encoded.tensors["codes"], self.coefficient_bits, count)
         steps = _vector(encoded.tensors["steps"], "steps", self.degree + 1)
-        coefficients = (symbols.reshape(blocks, -1) - top) * steps
+        coefficients = (symbols.reshape(blocks, -1) - self._top) * steps
         return coefficients @ basis(self.trajectory, self.block_size, self.degree).to(steps.device).T
+
+
+def _unit(matrix: Tensor, scale: Tensor) -> Tensor:
+    """The weights in units of their row's scale, ``[out * in]``."""
+    # a zero row has scale 0: any divisor will do, since it decodes to zero exactly
+    return (matrix / scale.float().clamp_min(1e-30)[:, None]).reshape(-1)
 
 
 def _blocks(flat: Tensor, size: int) -> Tensor:

@@ -11,6 +11,8 @@ float that code 0 stands for, so zero itself need not be a level.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -19,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from fulgurite.codecs.base import Codec, Encoded, as_matrix, dtype_name, restore, to_half
+from fulgurite.codecs.base import DTYPES, Codec, Encoded, as_matrix, dtype_name, to_half
 from fulgurite.coding import decode_symbols, encode_symbols, pack_bits, unpack_bits
 
+_CHUNK = 1 << 18  # weights at a time: a copy of them is 1 MB
 _CANDIDATES = 16  # shares of the range that ``search`` tries, from 1 down to 1/2
 
 
@@ -64,17 +67,17 @@ class UniformCodec(Codec):
     @override
     def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
         matrix = as_matrix(weight, hessian)
-        padding = -matrix.shape[1] % self.group_size  # repeats the row's last value: the step does not widen
-        padded = functional.pad(matrix[None], (0, padding), mode="replicate")[0] if padding else matrix
-        groups = padded.reshape(-1, self.group_size)  # [out * ceil(in / g), g]
         importance = None
         if self.search and hessian is not None:
-            diagonal = functional.pad(hessian.diagonal().float(), (0, padding))
-            importance = diagonal.reshape(-1, self.group_size).repeat(matrix.shape[0], 1)
-        step, zero = self._grid(groups, importance)  # as stored: the codes fit the rounded grid
+            padding = -matrix.shape[1] % self.group_size
+            importance = functional.pad(hessian.diagonal().float(), (0, padding)).reshape(-1, self.group_size)
+        step, zero = self._grid(matrix, importance)  # as stored: the codes fit the rounded grid
         if self.symmetric:
             zero = self._centred(step)
-        codes = self._round(groups, step, zero).reshape(matrix.shape[0], -1)[:, : matrix.shape[1]]
+        codes = torch.empty(matrix.shape, dtype=torch.uint8, device=matrix.device)
+        for rows, some, groups in self._groups(matrix):
+            whole = self._round(groups, step[some], zero[some]).reshape(rows.stop - rows.start, -1)
+            codes[rows] = whole[:, : matrix.shape[1]]
         tensors = {"codes": pack_bits(codes, self.bits), "step": step}
         entropy = False
         if self.entropy:
@@ -91,10 +94,26 @@ class UniformCodec(Codec):
         }
         return Encoded(self.name, tuple(weight.shape), dtype_name(weight.dtype), tensors, meta)
 
-    def _grid(self, groups: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _groups(self, matrix: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Some rows at a time: which rows, which groups of all, and these groups ``[n, g]``.
+
+        All temporaries are of that size, so that encoding takes little more memory than its input.
+        """
+        padding = -matrix.shape[1] % self.group_size
+        per_row = (matrix.shape[1] + padding) // self.group_size
+        count = max(1, _CHUNK // (matrix.shape[1] + padding))
+        for start in range(0, len(matrix), count):
+            rows = slice(start, min(start + count, len(matrix)))
+            values = matrix[rows]
+            if padding:  # repeats the row's last value: the step does not widen
+                values = functional.pad(values[None], (0, padding), mode="replicate")[0]
+            yield rows, slice(rows.start * per_row, rows.stop * per_row), values.reshape(-1, self.group_size)
+
+    def _grid(self, matrix: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
         """The 16-bit ``step`` and ``zero`` of each group, ``[groups]`` each."""
         levels = (1 << self.bits) - 1
-        low, high = groups.amin(1), groups.amax(1)
+        ranges = [(groups.amin(1), groups.amax(1)) for _, _, groups in self._groups(matrix)]
+        low, high = (torch.cat(ends) for ends in zip(*ranges, strict=True))
         if self.symmetric:
             high = torch.maximum(high.abs(), low.abs())
             low = -high
@@ -106,14 +125,25 @@ class UniformCodec(Codec):
         middle, half = (low + high) / 2, (high - low) / 2
         for share in torch.linspace(1, 0.5, _CANDIDATES).tolist():
             step, zero = self._grid_of(middle - share * half, middle + share * half, levels)
-            codes = self._round(groups, step, zero)
-            error = (codes * step.float()[:, None] + zero.float()[:, None] - groups).square_()
-            total = (error if importance is None else error * importance).sum(1)
+            total = torch.cat(
+                [
+                    self._error(groups, step[some], zero[some], importance)
+                    for _, some, groups in self._groups(matrix)
+                ]
+            )
             better = total < best_error
             best_error = torch.where(better, total, best_error)
             best_step = torch.where(better, step.float(), best_step)
             best_zero = torch.where(better, zero.float(), best_zero)
         return to_half(best_step), to_half(best_zero)
+
+    def _error(self, groups: Tensor, step: Tensor, zero: Tensor, importance: Tensor | None) -> Tensor:
+        """Squared error of each group on a grid, ``[n]``; ``importance`` is one row's, ``[groups of it, g]``."""
+        error = self._round(groups, step, zero).mul_(step.float()[:, None]).add_(zero.float()[:, None])
+        error = error.sub_(groups).square_()
+        if importance is not None:
+            error.view(-1, *importance.shape).mul_(importance)
+        return error.sum(1)
 
     def _grid_of(self, low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
         step = to_half((high - low) / levels)
@@ -140,15 +170,32 @@ class UniformCodec(Codec):
         bits, group_size = int(encoded.meta["bits"]), int(encoded.meta["group_size"])
         rows = 1 if len(encoded.shape) < 2 else encoded.shape[0]
         columns = encoded.numel // rows
-        read = decode_symbols if encoded.meta["entropy"] else unpack_bits
-        width = 1 << bits if encoded.meta["entropy"] else bits
-        codes = read(encoded.tensors["codes"], width, encoded.numel).reshape(rows, columns)
         padding = -columns % group_size
-        groups = functional.pad(codes, (0, padding)).reshape(rows, -1, group_size)
-        step = encoded.tensors["step"].float().reshape(rows, -1, 1)
-        if encoded.meta["symmetric"]:
-            zero = step * (-((1 << bits) - 1) / 2)
-        else:
-            zero = encoded.tensors["zero"].float().reshape(rows, -1, 1)
-        values = groups * step + zero  # [out, ceil(in / g), g]
-        return restore(values.reshape(rows, -1)[:, :columns], encoded)
+        groups = (columns + padding) // group_size
+        step = encoded.tensors["step"].float().reshape(rows, groups, 1)
+        zero = None if encoded.meta["symmetric"] else encoded.tensors["zero"].float().reshape(rows, groups, 1)
+        codes = encoded.tensors["codes"]
+        if encoded.meta["entropy"]:
+            codes = decode_symbols(codes, 1 << bits, encoded.numel)
+        elif codes.numel() != math.ceil(encoded.numel * bits / 8):
+            raise ValueError(
+                f"{encoded.numel} codes of {bits} bits need {math.ceil(encoded.numel * bits / 8)} bytes, "
+                f"got {codes.numel()}"
+            )
+        values = torch.empty(rows, columns, dtype=DTYPES[encoded.dtype], device=codes.device)
+        count = 8 * max(1, _CHUNK // (8 * columns))  # 8 rows end at a whole byte
+        for start in range(0, rows, count):
+            stop = min(rows, start + count)
+            if encoded.meta["entropy"]:
+                whole = codes[start * columns : stop * columns]
+            else:
+                part = codes[start * columns * bits // 8 : -(-stop * columns * bits // 8)]
+                whole = unpack_bits(part, bits, (stop - start) * columns)
+            whole = whole.reshape(-1, columns)
+            if padding:
+                whole = functional.pad(whole, (0, padding))
+            grid = step[start:stop]
+            decoded = whole.reshape(stop - start, groups, group_size) * grid
+            decoded += grid * (-((1 << bits) - 1) / 2) if zero is None else zero[start:stop]
+            values[start:stop] = decoded.reshape(stop - start, -1)[:, :columns]
+        return values.reshape(encoded.shape)

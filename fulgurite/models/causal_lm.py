@@ -36,6 +36,7 @@ def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.float32) ->
         FileNotFoundError: If the folder does not exist, or has no ``config.json`` or no weights.
         ValueError: If it is no causal language model, or weights are missing or of another shape.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -50,14 +51,17 @@ def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.float32) ->
     if folder is not None and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"{folder}: expected weights (model.safetensors), found {_listing(folder)}")
     auto: Any = AutoModelForCausalLM  # its annotations leave out the loading info
-    with _quiet():
-        network, info = auto.from_pretrained(
-            str(source),
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below with the names
-            local_files_only=folder is not None,
-        )
+    try:
+        with _quiet():
+            network, info = auto.from_pretrained(
+                str(source),
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below with the names
+                local_files_only=folder is not None,
+            )
+    except SafetensorError as error:
+        raise ValueError(f"{source}: the weights cannot be read, are they cut short? ({error})") from error
     mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
     lost = sorted({*info["missing_keys"], *mismatched})
     if lost:

@@ -76,8 +76,9 @@ def test_the_artifact_loads_by_transformers_and_is_the_judged_network(
     reference = AutoModelForCausalLM.from_pretrained(trained_network)
     with torch.no_grad():
         logits = loaded(**tokens).logits
-        assert torch.equal(logits, packed(**tokens).logits)
-        assert torch.equal(logits, ours(**tokens).logits)
+        # equal weights; the order of sums may depend on where a matrix lies in memory
+        torch.testing.assert_close(packed(**tokens).logits, logits)
+        torch.testing.assert_close(ours(**tokens).logits, logits)
         # 6 bits of a range of about 5 sigma: well within a tenth of the logits' spread
         assert (logits - reference(**tokens).logits).std() < 0.1 * logits.std()
 
