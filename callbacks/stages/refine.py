@@ -32,7 +32,8 @@ class Refine:
         gradient_clip: Largest norm of the gradient.
         checkpoint_every: Steps between checkpoints; a killed run goes on from the last.
         seed: Of the order of the windows.
-        grokfast: A gradient filter, off by default: see ``docs/grokfast.md`` before turning it on.
+        grokfast: A gradient filter, off by default. A claim for it needs its control: the same run with
+            ``learning_rate_control: true``.
 
     Raises:
         ValueError: If a number is out of range.

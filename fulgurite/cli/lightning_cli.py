@@ -71,7 +71,8 @@ class FulguriteCLI(LightningCLI):
                 "callbacks": self._callbacks(output_dir),
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
-                    "init_args": {"save_dir": str(output_dir), "name": "metrics", "version": ""},
+                    # without a name, which another logger put in its place would inherit
+                    "init_args": {"save_dir": str(output_dir / "metrics"), "name": None, "version": ""},
                 },
             },
             parser_class=Parser,
