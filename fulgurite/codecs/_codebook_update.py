@@ -12,7 +12,7 @@ Differs from the paper: conjugate gradients, which need no learning rate, not gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,21 +47,42 @@ def update_codebooks(
     Returns:
         Float32 codebooks of each part and stage.
     """
+    size, full = len(row), slice(None)
 
-    def pull(error: Tensor) -> list[Tensor]:
-        weighted = (error if hessian is None else hessian @ error) * row
-        weighted *= column[:, None]
-        return [book for part in parts for book in part.adjoint(weighted[part.index])]
+    def pull(error: Callable[[Columns, slice], Tensor]) -> list[Tensor]:
+        """Sums over the places of each codeword; ``error`` makes that of some columns of a part."""
+        sums = []
+        for part in parts:
+            total = [torch.zeros_like(book, dtype=torch.float64) for book in part.codebooks]
+            for some in part.slices(size):
+                weighted = (error(part, some) * row).mul_(column[part.index[some], None])
+                total = [t + s for t, s in zip(total, part.adjoint(weighted, some), strict=True)]
+            sums += total
+        return sums
 
-    def push(books: Sequence[Tensor]) -> Tensor:
+    def push(books: Sequence[Tensor], minus: Tensor | None = None) -> Callable[[Columns, slice], Tensor]:
+        """What the books stand for, or what they leave over of ``minus``; through the hessian if there is one."""
         left = iter(books)
-        return decode_parts(parts, [[next(left) for _ in part.codebooks] for part in parts], row, column)
+        nested = [[next(left) for _ in part.codebooks] for part in parts]
+        of = {id(part): own for part, own in zip(parts, nested, strict=True)}
+
+        def some_of(part: Columns, some: slice) -> Tensor:
+            image = part.image(of[id(part)], size, some) * row * column[part.index[some], None]
+            return image if minus is None else minus[part.index[some]] - image
+
+        if hessian is None:
+            return some_of
+        whole = torch.empty(len(column), size, device=row.device)
+        for part in parts:
+            whole[part.index] = some_of(part, full)
+        whole = hessian @ whole
+        return lambda part, some: whole[part.index[some]]
 
     diagonal = torch.ones(len(target), device=target.device) if hessian is None else hessian.diagonal()
-    energy = row.square() * (column.square() * diagonal)[:, None]
-    mass = [book for part in parts for book in part.adjoint(energy[part.index])]
+    cost = column * diagonal
+    mass = pull(lambda part, some: row * cost[part.index[some], None])
     solution = [book.double() for part in parts for book in part.codebooks]
-    residual = pull(target - push(solution))
+    residual = pull(push(solution, minus=target))
     direction = [torch.zeros_like(book) for book in solution]
     power = 0.0
     for _ in range(_STEPS):
@@ -83,12 +104,22 @@ def update_codebooks(
     return [[next(left).float() for _ in part.codebooks] for part in parts]
 
 
-def update_scale(target: Tensor, decoded: Tensor, hessian: Tensor | None) -> Tensor:
-    """Factor for each row of the weight (column of ``decoded``) with the least weighted error, ``[out]``."""
-    weighted = decoded if hessian is None else hessian @ decoded
-    energy = (decoded * weighted).sum(0)
-    factor = (target * weighted).sum(0) / energy
-    return torch.where(energy > 0, factor, 1)
+def update_scale(
+    parts: Sequence[Columns], target: Tensor, row: Tensor, column: Tensor, hessian: Tensor | None
+) -> Tensor:
+    """Factor for each row of the weight with the least weighted error, ``[out]``; arguments as above."""
+    if hessian is not None:
+        decoded = decode_parts(parts, [part.codebooks for part in parts], row, column)
+        weighted = hessian @ decoded
+        energy, share = (decoded * weighted).sum(0), (target * weighted).sum(0)
+    else:
+        energy, share = torch.zeros(2, len(row), dtype=torch.float64, device=row.device)
+        for part in parts:
+            for some in part.slices(len(row)):
+                decoded = part.image(part.codebooks, len(row), some) * row * column[part.index[some], None]
+                share += (target[part.index[some]] * decoded).sum(0)
+                energy += decoded.square_().sum(0)
+    return torch.where(energy > 0, share / energy, 1).float()
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:

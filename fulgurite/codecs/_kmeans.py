@@ -12,8 +12,12 @@ integers, which are exact, so threads and atomic additions do not change them ei
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Choose = Callable[[Tensor | None], tuple[Tensor, Tensor]]
 
 _CELLS = (1 << 15) - 1  # distances at a time: they stay in cache, and torch runs so few on one thread
 _SEEDING = 16  # vectors per codeword that k-means++ looks at; 4 or 256 change the error by 2 % either way
@@ -89,11 +93,34 @@ def fit_codebook(vectors: Tensor, weights: Tensor | None, size: int, iterations:
     Returns:
         Float32 codebook, ``[min(size, n), v]``.
     """
-    generator = torch.Generator().manual_seed(seed)
     weights = torch.ones(1, 1, device=vectors.device) if weights is None else weights
-    weights = weights.expand(vectors.shape)
-    size = min(size, len(vectors))
-    vectors, weights = sample(vectors, weights, sample_size(size), generator)
+    return fit_codebook_of(
+        len(vectors), chooser(vectors, weights.expand(vectors.shape)), size, iterations, seed
+    )
+
+
+def chooser(vectors: Tensor, weights: Tensor) -> Choose:
+    """Vectors that exist as something to choose from."""
+    return lambda chosen: (
+        (vectors, weights)
+        if chosen is None
+        else (vectors[chosen.to(vectors.device)], weights[chosen.to(vectors.device)])
+    )
+
+
+def fit_codebook_of(count: int, choose: Choose, size: int, iterations: int, seed: int) -> Tensor:
+    """Fit codewords to vectors of which only a sample is ever made.
+
+    Args:
+        count: Vectors there are.
+        choose: Makes some of them, with their weights; ``None``: all.
+        size: As for ``fit_codebook``, as are the next two.
+        iterations: Rounds.
+        seed: Of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = min(size, count)
+    vectors, weights = choose(_draw(count, sample_size(size), generator))
     codebook = _seed(*sample(vectors, weights, _SEEDING * size, generator), size, generator)
     previous = None
     for _ in range(iterations):
@@ -116,10 +143,13 @@ def sample_size(size: int) -> int:
 
 def sample(vectors: Tensor, weights: Tensor, bound: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """At most ``bound`` of the vectors and their weights, drawn without repetition, in order."""
-    if len(vectors) <= bound:
-        return vectors, weights
-    chosen = torch.randperm(len(vectors), generator=generator)[:bound].sort().values.to(vectors.device)
-    return vectors[chosen], weights[chosen]
+    return chooser(vectors, weights)(_draw(len(vectors), bound, generator))
+
+
+def _draw(count: int, bound: int, generator: torch.Generator) -> Tensor | None:
+    if count <= bound:
+        return None
+    return torch.randperm(count, generator=generator)[:bound].sort().values
 
 
 def _seed(vectors: Tensor, weights: Tensor, size: int, generator: torch.Generator) -> Tensor:

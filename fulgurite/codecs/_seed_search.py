@@ -33,7 +33,7 @@ from torch import Tensor
 from fulgurite.codecs._seed_fit import fit, ordered_sum
 from fulgurite.codecs._seed_tables import LANE, Layout, Tile, tile_from, tile_width
 
-_CANDIDATES = 1 << 15  # pairs of block and seed quantised at a time
+_CANDIDATES = 1 << 13  # pairs of block and seed quantised at a time: 2 to 4 MB for each temporary
 _HITS = 1 << 12  # lanes of a block looked through at a time
 _SHARE = 256  # blocks for which another thread is worth its calls
 _LOCK = threading.Lock()  # a search changes settings of torch that threads share

@@ -23,7 +23,8 @@ CURVES = ("polynomial", "fourier")
 # g has degree K + 1 over the rationals, so 1, 1/g .. 1/g**K are rationally independent: the winding is dense.
 _DIRECTIONS = {2: (0xC13FA9A9, 0x91E10DA6), 3: (0xD1B54A33, 0xABC98389, 0x8CB92BA7)}
 _DISTANCES = 1 << 18  # distances held at a time: 1 MB, so that they stay in the cache
-_PLACED = 1 << 18  # vectors placed at a time, about; coefficients rounded at a time
+_PLACED = 1 << 18  # vectors placed at a time, about
+_ROUNDED = (1 << 15) - 1  # coefficients rounded at a time: torch runs so few on one thread
 _HALVES = [0.5 * 1.12**k for k in range(25)]  # of the inner cube's side, in row rms: 0.5 to 7.6
 _SAMPLE = 1 << 16  # vectors that choose among them; a few thousand would miss the tails
 _SHARES = [0.9**k for k in range(18)]  # of a coefficient's range: 1 down to 1/6
@@ -205,7 +206,7 @@ def fit_steps(coefficients: Tensor, top: int) -> Tensor:
     for share in _SHARES:
         steps = (full * share).half()
         error = torch.zeros_like(full, dtype=torch.float64)
-        for some in torch.split(coefficients, max(1, _PLACED // len(full))):
+        for some in torch.split(coefficients, max(1, _ROUNDED // len(full))):
             rounded = round_to(some, steps, top).mul_(steps.float())
             error += rounded.sub_(some).square_().sum(0)
         better = error < least

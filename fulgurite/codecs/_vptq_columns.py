@@ -9,15 +9,19 @@ are consecutive.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fulgurite.codecs._kmeans import fit_codebook, nearest, segment_sums
+from fulgurite.codecs._kmeans import Choose, chooser, fit_codebook_of, nearest, segment_sums
 from fulgurite.codecs.base import to_half
+
+Values = Callable[[Tensor, Tensor], Tensor]
+
+_CHUNK = 1 << 20
 
 
 def as_vectors(values: Tensor, length: int) -> Tensor:
@@ -42,21 +46,40 @@ class Columns:
     codes: list[Tensor] = field(default_factory=list)
 
     def fit(
-        self, values: Tensor, row_weight: Tensor, importance: Tensor, sizes: Sequence[int], **options: int
+        self, values: Values, row_weight: Tensor, importance: Tensor, sizes: Sequence[int], **options: int
     ) -> None:
         """Fit a codebook, and one more to each residual.
 
         Args:
-            values: The columns over their scales, ``[n, out]``.
+            values: Makes entries of the weight over their scales from places of rows and of columns.
             row_weight: What a squared error costs in each row, ``[out]``.
-            importance: What it costs in each column, ``[n]``.
+            importance: What it costs in each column of the weight, ``[in]``.
             sizes: Codewords of each stage.
             **options: ``iterations`` and ``seed`` of ``fit_codebook``.
         """
-        vectors = as_vectors(values, self.length)
-        weights = as_vectors(row_weight[None], self.length) * importance[:, None, None]
-        vectors, weights = vectors.flatten(0, 1), weights.flatten(0, 1)  # [n * ceil(out / v), v]
-        self.codebooks = fit_stages(vectors, weights, sizes, **options)
+        rows = len(row_weight)
+        per_column = -(-rows // self.length)
+        count = len(self.index) * per_column
+
+        def choose(chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+            chosen = torch.arange(count) if chosen is None else chosen
+            chosen = chosen.to(self.index.device)
+            column = self.index[chosen // per_column, None]
+            row = (chosen % per_column * self.length)[:, None] + torch.arange(
+                self.length, device=chosen.device
+            )
+            inside = row < rows  # zeros fill the last vector of a column
+            row = row.clamp_max(rows - 1)
+            vectors = torch.where(inside, values(row, column), 0)
+            return vectors, torch.where(inside, row_weight[row], 0) * importance[column]
+
+        self.codebooks = fit_stages_of(count, choose, sizes, **options)
+
+    def slices(self, rows: int) -> Iterator[slice]:
+        """Some of the columns at a time, about a million weights, for what need not see all at once."""
+        some = max(1, _CHUNK // rows)
+        for start in range(0, len(self.index), some):
+            yield slice(start, min(start + some, len(self.index)))
 
     def code(self, values: Tensor, row_weight: Tensor) -> tuple[list[Tensor], Tensor]:
         """Codes and decoded values of some of the columns.
@@ -80,36 +103,48 @@ class Columns:
             codes.append(stage.reshape(shape[:2]))
         return codes, decoded.reshape(len(values), -1)[:, : values.shape[1]]
 
-    def image(self, codebooks: Sequence[Tensor], rows: int) -> Tensor:
-        """What the codes stand for under given codebooks: linear in them, ``[n, rows]``."""
+    def image(self, codebooks: Sequence[Tensor], rows: int, some: slice = slice(None)) -> Tensor:
+        """What the codes of some columns stand for under given codebooks, linear in them; ``[n, rows]``."""
         stages = zip(codebooks, self.codes, strict=True)
         total = sum(
-            (book.float()[codes] for book, codes in stages), torch.zeros((), device=self.index.device)
+            (book.float()[codes[some]] for book, codes in stages), torch.zeros((), device=self.index.device)
         )
         return total.flatten(1)[:, :rows]
 
-    def adjoint(self, values: Tensor) -> list[Tensor]:
+    def adjoint(self, values: Tensor, some: slice = slice(None)) -> list[Tensor]:
         """The transpose of ``image``: for each codeword, the sum of the values in its places, float64."""
         vectors = as_vectors(values, self.length).flatten(0, 1)
         stages = zip(self.codebooks, self.codes, strict=True)
-        return [segment_sums(vectors, codes.flatten(), len(book)) for book, codes in stages]
+        return [segment_sums(vectors, codes[some].flatten(), len(book)) for book, codes in stages]
 
     def compact(self) -> None:
         """Drop the codewords that no code names."""
         for stage, codes in enumerate(self.codes):
-            used, renamed = torch.unique(codes, return_inverse=True)
-            self.codebooks[stage], self.codes[stage] = self.codebooks[stage][used], renamed
+            size = len(self.codebooks[stage])
+            used = torch.bincount(codes.flatten(), minlength=size) > 0
+            renamed = (used.cumsum(0) - 1).to(codes.dtype)
+            self.codebooks[stage], self.codes[stage] = self.codebooks[stage][used], renamed[codes]
 
 
 def fit_stages(
     vectors: Tensor, weights: Tensor, sizes: Sequence[int], iterations: int, seed: int
 ) -> list[Tensor]:
     """Codebooks of each stage, each fitted to what the ones before leave over, as they are stored."""
+    return fit_stages_of(len(vectors), chooser(vectors, weights), sizes, iterations, seed)
+
+
+def fit_stages_of(
+    count: int, choose: Choose, sizes: Sequence[int], iterations: int, seed: int
+) -> list[Tensor]:
+    """The same for vectors of which only samples are made."""
     codebooks: list[Tensor] = []
-    left = vectors
+
+    def left(chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        vectors, weights = choose(chosen)
+        for book in codebooks:
+            vectors = vectors - book.float()[nearest(vectors, weights, book.float())]
+        return vectors, weights
+
     for stage, size in enumerate(sizes):
-        if stage:
-            last = codebooks[-1].float()
-            left = left - last[nearest(left, weights, last)]
-        codebooks.append(to_half(fit_codebook(left, weights, size, iterations, seed + stage)))
+        codebooks.append(to_half(fit_codebook_of(count, left, size, iterations, seed + stage)))
     return codebooks

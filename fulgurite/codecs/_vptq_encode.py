@@ -17,6 +17,7 @@ from fulgurite.codecs._hessian import damp, error_feedback, weighted_error
 from fulgurite.codecs._vptq_columns import Columns
 from fulgurite.codecs.base import to_half
 
+_CHUNK = 1 << 20  # weights at a time
 _ROUNDS = 2  # codes, then codes again for the updated codebook; a third round wins about half a percent
 
 
@@ -67,10 +68,18 @@ class Solution:
             return torch.ones(self.num_columns, device=self.scale.device)
         return self.column_scale.float()
 
-    def decoded(self) -> Tensor:
-        """The weight that the decoder will see, transposed, ``[in, out]``."""
-        books = [part.codebooks for part in self.parts]
-        return decode_parts(self.parts, books, self.scale.float(), self.column)
+    def error(self, target: Tensor, metric: Tensor | None) -> float:
+        """Weighted squared error of what the decoder will see; ``target`` is the weight, ``[in, out]``."""
+        row, column = self.scale.float(), self.column
+        if metric is not None:
+            books = [part.codebooks for part in self.parts]
+            return weighted_error((target - decode_parts(self.parts, books, row, column)).T, metric)
+        total = 0.0
+        for part in self.parts:
+            for some in part.slices(len(row)):
+                decoded = part.image(part.codebooks, len(row), some) * row * column[part.index[some], None]
+                total += weighted_error(target[part.index[some]] - decoded, None)
+        return total
 
 
 def scales_of(matrix: Tensor, column_norm: bool) -> tuple[Tensor, Tensor | None]:
@@ -80,7 +89,8 @@ def scales_of(matrix: Tensor, column_norm: bool) -> tuple[Tensor, Tensor | None]
         size = matrix.square().mean(0).sqrt()
         column = to_half(size / size.mean() if size.any() else size)
         matrix = over(matrix, column.float())
-    return to_half(matrix.square().mean(1).sqrt()), column
+    some = torch.split(matrix, max(1, _CHUNK // matrix.shape[1]))
+    return to_half(torch.cat([rows.square().mean(1) for rows in some]).sqrt()), column
 
 
 def over(values: Tensor, scale: Tensor) -> Tensor:
@@ -110,16 +120,16 @@ def solve(matrix: Tensor, hessian: Tensor | None, plan: Plan, shared: Sequence[T
         outlying = importance
     else:
         importance = torch.ones(matrix.shape[1], device=matrix.device)
-        outlying = matrix.square().sum(0)
+        outlying = matrix.square().sum(0) if plan.outlier_share else importance
     main, outliers = _columns(outlying, len(matrix), plan, shared)
     current = Solution(main, outliers, scale, column, matrix.shape[1])
     _fit(current, matrix, importance, plan, fixed=bool(shared))
-    target = matrix.T.contiguous()
+    target = matrix.T if metric is None else matrix.T.contiguous()
     best, best_error = current, float("inf")
     for _ in range(_ROUNDS):
         _code(current, matrix, metric if plan.second_order else None)
         _refit(current, target, metric, fixed=bool(shared))
-        error = weighted_error((target - current.decoded()).T, metric)
+        error = current.error(target, metric)
         if not error < best_error:
             break
         best, best_error = copy.deepcopy(current), error
@@ -150,35 +160,35 @@ def _columns(
 
 
 def _fit(current: Solution, matrix: Tensor, importance: Tensor, plan: Plan, fixed: bool) -> None:
-    values = over(over(matrix.T, current.column[:, None]), current.scale.float())
+    row, column = current.scale.float(), current.column
+
+    def values(rows: Tensor, columns: Tensor) -> Tensor:
+        return over(over(matrix[rows, columns], column[columns]), row[rows])
+
     cost = importance * current.column.square()
     cost = cost / cost.max().clamp_min(1e-38)
     weights = row_weights(current.scale)
     for part in current.parts:
         sizes = (plan.outlier_codebook_size,) if part is current.outliers else plan.sizes
         if not fixed or part is current.outliers:
-            part.fit(
-                values[part.index],
-                weights,
-                cost[part.index],
-                sizes,
-                iterations=plan.iterations,
-                seed=plan.seed,
-            )
+            part.fit(values, weights, cost, sizes, iterations=plan.iterations, seed=plan.seed)
 
 
 def _code(current: Solution, matrix: Tensor, metric: Tensor | None) -> None:
     """Choose the codes of every column, with error feedback where there is a metric."""
     row, column, weights = current.scale.float(), current.column, row_weights(current.scale)
-    if metric is None:
-        for part in current.parts:
-            values = over(over(matrix.T[part.index], column[part.index, None]), row)
-            part.codes = part.code(values, weights)[0]
-        return
-    place = {int(j): (part, at) for part in current.parts for at, j in enumerate(part.index.tolist())}
     for part in current.parts:
         shape = len(part.index), -(-len(matrix) // part.length)
-        part.codes = [torch.zeros(shape, dtype=torch.int64, device=matrix.device) for _ in part.codebooks]
+        part.codes = [torch.zeros(shape, dtype=torch.int32, device=matrix.device) for _ in part.codebooks]
+    if metric is None:
+        for part in current.parts:
+            for some in part.slices(len(matrix)):
+                index = part.index[some]
+                values = over(over(matrix.T[index], column[index, None]), row)
+                for stage, chosen in zip(part.codes, part.code(values, weights)[0], strict=True):
+                    stage[some] = chosen
+        return
+    place = {int(j): (part, at) for part in current.parts for at, j in enumerate(part.index.tolist())}
 
     def quantise(j: int, values: Tensor) -> Tensor:
         part, at = place[j]
@@ -192,19 +202,20 @@ def _code(current: Solution, matrix: Tensor, metric: Tensor | None) -> None:
 
 def _refit(current: Solution, target: Tensor, metric: Tensor | None, fixed: bool) -> None:
     """Move codebooks and scale to where the error is least, if that outlives rounding to 16 bits."""
-    error = weighted_error((target - current.decoded()).T, metric)
+    error = current.error(target, metric)
+    row, column = current.scale.float(), current.column
     if not fixed:
         kept = [list(part.codebooks) for part in current.parts]
-        books = update_codebooks(current.parts, target, current.scale.float(), current.column, metric)
+        books = update_codebooks(current.parts, target, row, column, metric)
         for part, updated in zip(current.parts, books, strict=True):
             part.codebooks = [to_half(book) for book in updated]
-        after = weighted_error((target - current.decoded()).T, metric)
+        after = current.error(target, metric)
         if after < error:
             error = after
         else:
             for part, before in zip(current.parts, kept, strict=True):
                 part.codebooks = before
-    decoded, before_scale = current.decoded(), current.scale
-    current.scale = to_half(before_scale.float() * update_scale(target, decoded, metric))
-    if not weighted_error((target - current.decoded()).T, metric) < error:
+    before_scale = current.scale
+    current.scale = to_half(row * update_scale(current.parts, target, row, column, metric))
+    if not current.error(target, metric) < error:
         current.scale = before_scale

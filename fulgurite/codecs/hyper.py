@@ -37,7 +37,9 @@ Trajectory = Literal["ergodic", "grid", "polynomial", "fourier"]
 
 _MAX_POINTS = 1 << 14  # every vector is compared with every point
 _MAX_BLOCK = 128
-_CHUNK = 1 << 16  # rows or numbers at a time: no more copies of a large weight than need be
+_CHUNK = (
+    1 << 15
+) - 1  # numbers at a time: no second copy of a large weight, and torch runs so few on one thread
 _SHELLS = 64  # histogram entries a class; finer ones cost more table than they save
 
 
@@ -199,7 +201,8 @@ class HyperCodec(Codec):
         top = self._top
         steps = fit_steps(coefficients, top)
         symbols = torch.empty(coefficients.shape, dtype=torch.uint8, device=blocks.device)
-        for part, some in zip(torch.split(symbols, _CHUNK), torch.split(coefficients, _CHUNK), strict=True):
+        count = max(1, _CHUNK // coefficients.shape[1])
+        for part, some in zip(torch.split(symbols, count), torch.split(coefficients, count), strict=True):
             part.copy_(round_to(some, steps, top).add_(top))
         return symbols, steps
 

@@ -24,7 +24,7 @@ from typing_extensions import override
 from fulgurite.codecs.base import DTYPES, Codec, Encoded, as_matrix, dtype_name, to_half
 from fulgurite.coding import decode_symbols, encode_symbols, pack_bits, unpack_bits
 
-_CHUNK = 1 << 18  # weights at a time: a copy of them is 1 MB
+_CHUNK = (1 << 15) - 1  # weights at a time: they stay in cache, and torch runs so few on one thread
 _CANDIDATES = 16  # shares of the range that ``search`` tries, from 1 down to 1/2
 
 
@@ -183,7 +183,8 @@ class UniformCodec(Codec):
                 f"got {codes.numel()}"
             )
         values = torch.empty(rows, columns, dtype=DTYPES[encoded.dtype], device=codes.device)
-        count = 8 * max(1, _CHUNK // (8 * columns))  # 8 rows end at a whole byte
+        aligned = 8 // math.gcd(8, columns * bits)  # rows that end at a whole byte
+        count = aligned * max(1, _CHUNK // (aligned * columns))
         for start in range(0, rows, count):
             stop = min(rows, start + count)
             if encoded.meta["entropy"]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from fulgurite.coding.bits import pack_bits, unpack_bits
 
 _TOTAL = 1 << 16
+_CHUNK = 1 << 20  # symbols at a time
 _PACKED, _ANS, _CONSTANT = 0, 1, 2
 MAX_ALPHABET = 1 << 14  # beyond this the table outweighs what it saves
 
@@ -52,15 +53,24 @@ def encode_symbols(symbols: Tensor, alphabet: int) -> Tensor:
     low, high = int(flat.min()), int(flat.max())
     if low < 0 or high >= alphabet:
         raise ValueError(f"symbols must be in [0, {alphabet - 1}], got [{low}, {high}]")
-    if low == high:
+    if (
+        low == high and flat.numel() * _width(alphabet) > 32
+    ):  # else the symbols are shorter than the mode's 4 bytes
         return _tagged(_CONSTANT, np.array([low], dtype="<u4").tobytes())
     packed = _tagged(_PACKED, pack_bits(flat, _width(alphabet)).numpy().tobytes())
-    if alphabet > MAX_ALPHABET:
+    if alphabet > MAX_ALPHABET or low == high:  # an ANS table needs two symbols
         return packed
-    values = flat.numpy().astype(np.int32)
-    table = quantised_histogram(np.bincount(values, minlength=alphabet))
-    coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(values, _model(table))
+    values = flat.numpy()
+    # a chunk at a time: the wider integers that counting and coding want would be copies of the weight
+    starts = range(0, len(values), _CHUNK)
+    counts = sum(
+        (np.bincount(values[start : start + _CHUNK], minlength=alphabet) for start in starts),
+        np.zeros(alphabet, dtype=np.int64),
+    )
+    table = quantised_histogram(counts)
+    model, coder = _model(table), constriction.stream.stack.AnsCoder()
+    for start in reversed(starts):  # a stack: what is decoded first is put on last
+        coder.encode_reverse(values[start : start + _CHUNK].astype(np.int32), model)
     words = np.asarray(coder.get_compressed(), dtype="<u4")
     coded = _tagged(_ANS, table.astype("<u2").tobytes() + words.tobytes())
     return coded if coded.numel() < packed.numel() else packed
@@ -99,8 +109,12 @@ def decode_symbols(stream: Tensor, alphabet: int, count: int) -> Tensor:
     if table.sum() != _TOTAL:
         raise ValueError(f"an ANS table must sum to {_TOTAL}, got {table.sum()}")
     words = np.frombuffer(data, "<u4", offset=2 * alphabet).astype(np.uint32)
-    decoded = constriction.stream.stack.AnsCoder(words).decode(_model(table), count)
-    return torch.from_numpy(np.asarray(decoded, dtype=np.int32)).to(stream.device)
+    model, coder = _model(table), constriction.stream.stack.AnsCoder(words)
+    decoded = np.empty(count, dtype=np.int32)
+    for start in range(0, count, _CHUNK):
+        stop = min(count, start + _CHUNK)
+        decoded[start:stop] = coder.decode(model, stop - start)
+    return torch.from_numpy(decoded).to(stream.device)
 
 
 def quantised_histogram(counts: NDArray[np.int64]) -> NDArray[np.int64]:
