@@ -84,21 +84,53 @@ class Codec(ABC):
     """Whether ``encode`` does better with a ``hessian``; calibration runs only where one asks."""
 
     @abstractmethod
-    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
-        """Compress one weight; neither argument is modified.
+    def encode(
+        self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> Encoded:
+        """Compress one weight; no argument is modified.
+
+        The error to make small is ``sum_i a_i e_i H e_i^T`` over the rows ``e_i`` of ``W - W_hat``.
 
         Args:
             weight: Finite floats, ``[out, in]``; other ranks are seen as ``as_matrix`` sees them.
-            hessian: Second moment of the layer's inputs, ``X^T X / n``, ``[in, in]``.
+            hessian: ``H``, second moment of the layer's inputs, ``[in, in]``; the identity where there is none.
+            row_weight: ``a``, what an error in each row costs, ``[out]``, not negative; 1 where there is none.
+                A codec that treats each row by itself has no use for it.
 
         Raises:
-            ValueError: If ``weight`` is empty or not finite, or ``hessian`` has another width.
+            ValueError: If ``weight`` is empty or not finite, or a metric does not fit its shape.
         """
 
     @classmethod
     @abstractmethod
     def decode(cls, encoded: Encoded) -> Tensor:
         """Rebuild the weight, in ``encoded.shape`` and ``encoded.dtype``, from its parts alone."""
+
+    @classmethod
+    def expanded(cls, encoded: Encoded) -> Encoded:
+        """The same weight in a form that ``decode`` reads faster, for training what is continuous in it.
+
+        Streams are unpacked and coded scales are floats; it is never stored.
+        """
+        return encoded
+
+    @classmethod
+    def compacted(cls, encoded: Encoded, trained: Mapping[str, Tensor]) -> Encoded:
+        """``encoded`` with parts of its ``expanded`` form replaced, rounded to what is stored."""
+        return encoded.with_tensors(
+            **{
+                name: part.detach().to(encoded.tensors[name].device, encoded.tensors[name].dtype)
+                for name, part in trained.items()
+            }
+        )
+
+    def candidates(self) -> tuple[Codec, ...]:
+        """Settings of this technique from few bits to many, for an allocator to choose from."""
+        return (self,)
+
+    def at_rate(self, bits_per_weight: float) -> Codec | None:
+        """This codec at any real rate, or ``None`` for a codec whose rates come in steps."""
+        return None
 
     def relaxed(self, severe: bool) -> Codec | None:
         """The next setting with more bits and less error, or ``None`` at the top of the ladder.
@@ -109,7 +141,10 @@ class Codec(ABC):
         return None
 
     def bind(
-        self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        hessians: Mapping[str, Tensor] | None = None,
+        row_weights: Mapping[str, Tensor] | None = None,
     ) -> Mapping[str, Codec]:
         """The codec to use for each weight, after a look at all of them.
 
@@ -120,14 +155,14 @@ class Codec(ABC):
         return dict.fromkeys(weights, self)
 
 
-def as_matrix(weight: Tensor, hessian: Tensor | None = None) -> Tensor:
+def as_matrix(weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None) -> Tensor:
     """See a weight as float32 ``[out, in]`` and check what every codec must check.
 
     A vector is one row; a convolution's kernel ``[out, in, h, w]`` becomes ``[out, in * h * w]``.
 
     Raises:
-        ValueError: If the weight is empty, not floating point, has NaN or infinity, or if the
-            hessian does not fit its width.
+        ValueError: If the weight is empty, not floating point, has NaN or infinity, if the hessian does
+            not fit its width, or the row weights its rows.
     """
     if weight.numel() == 0:
         raise ValueError(f"weight must have at least one element, got shape {tuple(weight.shape)}")
@@ -142,6 +177,13 @@ def as_matrix(weight: Tensor, hessian: Tensor | None = None) -> Tensor:
             f"hessian must be {[matrix.shape[1], matrix.shape[1]]} to fit the weight's width, "
             f"got {list(hessian.shape)}"
         )
+    if row_weight is not None:
+        if row_weight.shape != (matrix.shape[0],):
+            raise ValueError(
+                f"row_weight must be {[matrix.shape[0]]}, one for each row, got {list(row_weight.shape)}"
+            )
+        if not (torch.isfinite(row_weight).all() and (row_weight >= 0).all()):
+            raise ValueError("row_weight must be finite and not negative")
     return matrix.float()
 
 

@@ -29,8 +29,10 @@ class Float16Codec(Codec):
     continuous: ClassVar[tuple[str, ...]] = ("values",)
 
     @override
-    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
-        matrix = as_matrix(weight, hessian)
+    def encode(
+        self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> Encoded:
+        matrix = as_matrix(weight, hessian, row_weight)
         values = to_half(matrix.reshape(weight.shape))
         return Encoded(self.name, tuple(weight.shape), dtype_name(weight.dtype), {"values": values})
 

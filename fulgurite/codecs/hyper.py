@@ -146,8 +146,10 @@ class HyperCodec(Codec):
             )
 
     @override
-    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
-        matrix = as_matrix(weight, hessian)
+    def encode(
+        self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> Encoded:
+        matrix = as_matrix(weight, hessian, row_weight)
         some = torch.split(matrix, max(1, _CHUNK // matrix.shape[1]))
         squares = torch.cat([rows.square().mean(1) for rows in some])
         scale = to_half(squares.sqrt())  # as stored: the codes fit the rounded scale

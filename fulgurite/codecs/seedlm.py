@@ -94,8 +94,10 @@ class SeedLMCodec(Codec):
             raise ValueError(f"latent_bits must be in [1, 4], got {self.latent_bits}")
 
     @override
-    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
-        matrix = as_matrix(weight, hessian)
+    def encode(
+        self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> Encoded:
+        matrix = as_matrix(weight, hessian, row_weight)
         layout = self._layout
         scale = self._scale(matrix)
         divisor = scale.float()[:, None]

@@ -65,8 +65,10 @@ class UniformCodec(Codec):
             raise ValueError(f"group_size must be at least 1, got {self.group_size}")
 
     @override
-    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
-        matrix = as_matrix(weight, hessian)
+    def encode(
+        self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> Encoded:
+        matrix = as_matrix(weight, hessian, row_weight)
         importance = None
         if self.search and hessian is not None:
             padding = -matrix.shape[1] % self.group_size

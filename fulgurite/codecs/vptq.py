@@ -113,11 +113,19 @@ class VptqCodec(Codec):
             raise ValueError(f"share_above, iterations and damping must not be negative, got {values}")
 
     @override
-    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
-        return self._encode(weight, hessian, shared=())
+    def encode(
+        self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> Encoded:
+        return self._encode(weight, hessian, row_weight, shared=())
 
-    def _encode(self, weight: Tensor, hessian: Tensor | None, shared: Sequence[Tensor]) -> Encoded:
-        found = solve(as_matrix(weight, hessian), hessian, self.plan, shared)
+    def _encode(
+        self,
+        weight: Tensor,
+        hessian: Tensor | None,
+        row_weight: Tensor | None,
+        shared: Sequence[Tensor],
+    ) -> Encoded:
+        found = solve(as_matrix(weight, hessian, row_weight), hessian, self.plan, shared)
         codes, tensors = _parts(found)
         packed = {name: pack_bits(values, _width(size)) for name, (values, size) in codes.items()}
         entropy = False
@@ -137,7 +145,10 @@ class VptqCodec(Codec):
 
     @override
     def bind(
-        self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        hessians: Mapping[str, Tensor] | None = None,
+        row_weights: Mapping[str, Tensor] | None = None,
     ) -> Mapping[str, Codec]:
         bound: dict[str, Codec] = dict.fromkeys(weights, self)
         if self.share is False or self.num_groups > 1:
@@ -200,8 +211,12 @@ class BoundVptqCodec(VptqCodec):
     codebooks: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
 
     @override
-    def encode(self, weight: Tensor, hessian: Tensor | None = None) -> Encoded:
-        return self._encode(weight, hessian, tuple(book.to(weight.device) for book in self.codebooks))
+    def encode(
+        self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> Encoded:
+        return self._encode(
+            weight, hessian, row_weight, tuple(book.to(weight.device) for book in self.codebooks)
+        )
 
     @override
     def relaxed(self, severe: bool) -> VptqCodec | None:

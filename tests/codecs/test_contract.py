@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from fulgurite.codecs import CODECS, Codec, decode, nmse
+from fulgurite.codecs import CODECS, Codec, Encoded, decode, nmse
 from fulgurite.testing import CONTRACT_CASES
 
 cases = pytest.mark.parametrize("codec", CONTRACT_CASES.values(), ids=CONTRACT_CASES.keys())
@@ -122,8 +122,39 @@ def test_a_hessian_of_another_width_is_refused(codec: Codec) -> None:
 
 
 @cases
-def test_continuous_parts_have_gradients(codec: Codec) -> None:
+@pytest.mark.parametrize("wrong", [torch.ones(23), -torch.ones(24), torch.full((24,), torch.nan)])
+def test_row_weights_that_cannot_be_are_refused(codec: Codec, wrong: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="row_weight must be"):
+        codec.encode(gaussian(24, 40), hessian_of(40), wrong)
+
+
+@cases
+def test_expanding_changes_nothing_and_compacting_undoes_it(codec: Codec) -> None:
     encoded = codec.encode(gaussian(24, 40))
+    expanded = codec.expanded(encoded)
+    assert torch.equal(decode(expanded), decode(encoded))
+    again = codec.compacted(encoded, {name: expanded.tensors[name] for name in parts_of(codec, expanded)})
+    assert torch.equal(decode(again), decode(encoded))
+    assert again.num_bytes == encoded.num_bytes
+
+
+@cases
+def test_candidates_go_from_few_bits_to_many(codec: Codec) -> None:
+    weight = gaussian(64, 96)
+    found = [candidate.encode(weight) for candidate in codec.candidates()]
+    bits = [encoded.bits_per_weight for encoded in found]
+    assert bits == sorted(bits)
+    errors = [nmse(weight, decode(encoded)) for encoded in found]
+    assert errors == sorted(errors, reverse=True)
+
+
+def parts_of(codec: Codec, encoded: Encoded) -> list[str]:
+    return [name for name in codec.continuous if name in encoded.tensors]
+
+
+@cases
+def test_continuous_parts_have_gradients(codec: Codec) -> None:
+    encoded = codec.expanded(codec.encode(gaussian(24, 40)))
     names = [name for name in codec.continuous if name in encoded.tensors]
     assert names, "every codec has a part that refinement can train"
     trained = {name: encoded.tensors[name].float().requires_grad_() for name in names}
