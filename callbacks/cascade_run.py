@@ -384,7 +384,14 @@ class CascadeRun:
                     logger.log_metrics({f"refine/{name}/loss": loss}, step=step)
 
             result = refine(
-                self.network, trainable, windows, settings, folder, progress=advance, check=self.stop.check
+                self.network,
+                self.module,
+                trainable,
+                windows,
+                settings,
+                folder,
+                progress=advance,
+                check=self.stop.check,
             )
         facts = {
             "steps": result.steps,

@@ -6,13 +6,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fulgurite.evaluation.evaluation import Evaluation
 
 
+class Objective(Protocol):
+    """What it means for a network to answer as another does: what refinement and the metric `kl` go by."""
+
+    def as_batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows of ``refinement_windows``, ``[n, length]``, as keyword arguments of the network."""
+
+    def divergence(
+        self, outputs: Any, reference: Any, batch: Mapping[str, Tensor], temperature: float = 1.0
+    ) -> Tensor:
+        """How far ``outputs`` are from the reference network's on one batch; 0 where they are equal.
+
+        Mean over the places that count (positions of a language model, texts of an encoder), in nats where
+        outputs are distributions; differentiable in ``outputs``. ``temperature`` softens distributions.
+        """
+
+    def sampled_loss(self, network: nn.Module, batch: Mapping[str, Tensor], generator: Generator) -> Tensor:
+        """Sum over places of ``-log p(answer)`` with answers drawn from the network's own outputs.
+
+        The second moment of its gradient is the Fisher information, which is the hessian of ``divergence``
+        at the reference times the number of places.
+        """
+
+
 @runtime_checkable
-class Compressible(Protocol):
+class Compressible(Objective, Protocol):
     """A LightningModule that a cascade can compress. Each network kind implements it once."""
 
     @property

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from fulgurite.artifact.network_files import network_files
 from fulgurite.evaluation.evaluation import Evaluation
@@ -86,6 +88,31 @@ class LanguageCompression:
         windows: Tensor = datamodule.training_windows(count)
         return windows
 
+    def as_batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """Windows are full: no mask."""
+        return {"input_ids": rows}
+
+    def divergence(
+        self, outputs: Any, reference: Any, batch: Mapping[str, Tensor], temperature: float = 1.0
+    ) -> Tensor:
+        """``KL(reference || outputs)`` per position, in nats times ``temperature ** 2``.
+
+        The factor keeps the gradient's size (Hinton et al., 2015, section 2.1, https://arxiv.org/abs/1503.02531).
+        """
+        student = functional.log_softmax(outputs.logits.float() / temperature, dim=-1)
+        teacher = functional.log_softmax(reference.logits.float() / temperature, dim=-1)
+        each = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+        return _mean_where(each, batch.get("attention_mask")) * temperature**2
+
+    def sampled_loss(self, network: nn.Module, batch: Mapping[str, Tensor], generator: Generator) -> Tensor:
+        """Each position's next token is drawn from what the network says of it."""
+        logits = network(**batch).logits.float()
+        log_probabilities = functional.log_softmax(logits, dim=-1).flatten(0, 1)
+        drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
+        each = -log_probabilities.gather(1, drawn.to(logits.device))[:, 0]
+        mask = batch.get("attention_mask")
+        return each.sum() if mask is None else each[mask.flatten().bool()].sum()
+
     def samples(self, network: nn.Module, datamodule: Any, prompts: Sequence[str]) -> list[tuple[str, str]]:
         """Greedy continuations of the prompts, or of the start of held-out windows where there are none."""
         if self.tokenizer is None:
@@ -103,3 +130,7 @@ class LanguageCompression:
     def artifact_files(self) -> dict[str, bytes]:
         """Configuration and tokenizer."""
         return network_files(self.network, self.tokenizer)
+
+
+def _mean_where(values: Tensor, mask: Tensor | None) -> Tensor:
+    return values.mean() if mask is None else values[mask.bool()].mean()

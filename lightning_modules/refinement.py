@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
 from fulgurite.codecs import CODECS, Encoded, decode
+from lightning_modules.compressible import Objective
 
 _WARMUP_SHARE = 0.1
 
@@ -33,6 +33,7 @@ class Refinement(LightningModule):
 
     Args:
         network: The reference, frozen; not saved in checkpoints.
+        objective: Says how far two networks' outputs are apart.
         encoded: Encoded weights by parameter name; parameters that are not in it stay the reference's.
         learning_rate: Step of Adam relative to the root mean square of each part: parts differ in size by
             orders of magnitude.
@@ -43,6 +44,7 @@ class Refinement(LightningModule):
     def __init__(
         self,
         network: nn.Module,
+        objective: Objective,
         encoded: Mapping[str, Encoded],
         *,
         learning_rate: float = 1e-3,
@@ -50,14 +52,15 @@ class Refinement(LightningModule):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self._frozen = _Frozen(network, dict(encoded))
+        expanded = {name: CODECS[entry.codec].expanded(entry) for name, entry in encoded.items()}
+        self._frozen = _Frozen(network, objective, dict(encoded), expanded)
         self.learning_rate = learning_rate
         self.steps = steps
         self.temperature = temperature
         self.parts = nn.ParameterDict()
         self._homes: dict[tuple[str, str], str] = {}
         seen: dict[str, str] = {}
-        for name, entry in encoded.items():
+        for name, entry in expanded.items():
             for part in CODECS[entry.codec].continuous:
                 if part in entry.tensors:
                     # a codebook that weights share stays one, else refinement would store it many times
@@ -70,32 +73,27 @@ class Refinement(LightningModule):
         """All weights as the current parts make them, with gradients."""
         return {
             name: decode(entry.with_tensors(**self._trained(name, entry)))
-            for name, entry in self._frozen.encoded.items()
+            for name, entry in self._frozen.expanded.items()
         }
 
     def result(self) -> dict[str, Encoded]:
         """The encoded weights with the trained parts, rounded to the width that they are stored in."""
-        rounded = {}
-        for name, entry in self._frozen.encoded.items():
-            parts = {
-                part: values.detach().to(entry.tensors[part].device, entry.tensors[part].dtype)
-                for part, values in self._trained(name, entry).items()
-            }
-            rounded[name] = entry.with_tensors(**parts)
-        return rounded
+        return {
+            name: CODECS[entry.codec].compacted(entry, self._trained(name, self._frozen.expanded[name]))
+            for name, entry in self._frozen.encoded.items()
+        }
 
     def _trained(self, name: str, entry: Encoded) -> dict[str, Tensor]:
         parts = [part for part in CODECS[entry.codec].continuous if part in entry.tensors]
         return {part: self.parts[self._homes[name, part]] for part in parts}
 
-    def divergence(self, batch: Mapping[str, Tensor], decoded: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Mean KL divergence per position, in nats, of the compressed network from the reference."""
-        network = self._frozen.network
+    def divergence(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """How far the compressed network's outputs are from the reference's."""
+        network, objective = self._frozen.network, self._frozen.objective
         with torch.no_grad():
-            reference = network(**batch).logits
-        weights = dict(decoded if decoded is not None else self.decoded())
-        logits = functional_call(network, weights, args=(), kwargs=dict(batch)).logits
-        return kl_divergence(logits, reference, self.temperature)
+            reference = network(**batch)
+        outputs = functional_call(network, self.decoded(), args=(), kwargs=dict(batch))
+        return objective.divergence(outputs, reference, batch, self.temperature)
 
     @override
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -124,22 +122,9 @@ class _Frozen:
     """What is not trained; not a submodule, so that checkpoints hold the trained parts alone."""
 
     network: nn.Module
+    objective: Objective
     encoded: dict[str, Encoded]
-
-
-def kl_divergence(logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
-    """``KL(reference || logits)`` per position, averaged, in nats times ``temperature ** 2``.
-
-    Args:
-        logits: ``[batch, positions, vocabulary]``, with gradients.
-        reference: The same shape.
-        temperature: Divides both; the factor keeps the gradient's size (Hinton et al., 2015, section 2.1,
-            https://arxiv.org/abs/1503.02531).
-    """
-    student = functional.log_softmax(logits.float() / temperature, dim=-1)
-    teacher = functional.log_softmax(reference.float() / temperature, dim=-1)
-    total = functional.kl_div(student, teacher, reduction="sum", log_target=True)
-    return total / student[..., 0].numel() * temperature**2
+    expanded: dict[str, Encoded]
 
 
 class StepBatches(IterableDataset[dict[str, Tensor]]):
@@ -148,7 +133,8 @@ class StepBatches(IterableDataset[dict[str, Tensor]]):
     A resumed refinement asks for the batches from its step on and gets those of an uninterrupted one.
 
     Args:
-        windows: ``[n, length]`` token windows.
+        windows: ``[n, length]`` rows of tokens.
+        as_batch: Makes keyword arguments of the network of some rows.
         batch_size: Windows in a batch.
         steps: Step to stop before.
         first_step: Step to begin with.
@@ -156,9 +142,17 @@ class StepBatches(IterableDataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, windows: Tensor, *, batch_size: int, steps: int, first_step: int = 0, seed: int = 0
+        self,
+        windows: Tensor,
+        as_batch: Callable[[Tensor], dict[str, Tensor]],
+        *,
+        batch_size: int,
+        steps: int,
+        first_step: int = 0,
+        seed: int = 0,
     ) -> None:
         self.windows = windows
+        self.as_batch = as_batch
         self.batch_size = min(batch_size, len(windows))
         self.steps = steps
         self.first_step = first_step
@@ -173,7 +167,7 @@ class StepBatches(IterableDataset[dict[str, Tensor]]):
                 len(self.windows), generator=torch.Generator().manual_seed(self.seed + epoch)
             )
             chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield {"input_ids": self.windows[chosen]}
+            yield self.as_batch(self.windows[chosen])
 
     def loader(self) -> DataLoader[dict[str, Tensor]]:
         """A loader that gives each batch as it is."""

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from callbacks.grokfast import Grokfast
 from fulgurite.codecs import Encoded
+from lightning_modules.compressible import Objective
 from lightning_modules.refinement import Refinement, StepBatches
 
 
@@ -70,6 +71,7 @@ class RefineResult:
 
 def refine(
     network: nn.Module,
+    objective: Objective,
     encoded: Mapping[str, Encoded],
     windows: Tensor,
     settings: Refine,
@@ -84,6 +86,7 @@ def refine(
 
     Args:
         network: The reference network.
+        objective: Says how far two networks' outputs are apart.
         encoded: Encoded weights by parameter name.
         windows: ``[n, length]`` tokens to train on; the last batch of them is held out to judge by.
         settings: As the recipe gives them.
@@ -100,18 +103,20 @@ def refine(
     device = next(network.parameters()).device
     module = Refinement(
         network,
+        objective,
         {name: entry.to(device) for name, entry in encoded.items()},
         learning_rate=settings.learning_rate,
         steps=settings.steps,
         temperature=settings.temperature,
     )
-    judge = {"input_ids": windows[-held_out:].to(device)}
+    judge = objective.as_batch(windows[-held_out:].to(device))
     with torch.no_grad():
         loss_first = float(module.divergence(judge))
     last = folder / "refine.ckpt"
     first_step = int(torch.load(last, weights_only=True)["global_step"]) if last.exists() else 0
     batches = StepBatches(
         windows[:-held_out],
+        objective.as_batch,
         batch_size=settings.batch_size,
         steps=settings.steps,
         first_step=first_step,
@@ -128,7 +133,11 @@ def refine(
     network.train(was_training)
     refined = module.result()
     with torch.no_grad():
-        loss_last = float(Refinement(network, refined, steps=1).divergence(judge))
+        loss_last = float(
+            Refinement(network, objective, refined, steps=1, temperature=settings.temperature).divergence(
+                judge
+            )
+        )
     kept = loss_last < loss_first  # also false for NaN
     chosen = {name: entry.to("cpu") for name, entry in refined.items()} if kept else encoded
     return RefineResult(chosen, settings.steps, loss_first, loss_last, kept)
