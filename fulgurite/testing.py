@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fulgurite.codecs import Codec, Float16Codec, HyperCodec, SeedLMCodec, UniformCodec, VptqCodec
+from fulgurite.codecs import Codec, EcqCodec, Float16Codec, HyperCodec, SeedLMCodec, UniformCodec, VptqCodec
 
 CONTRACT_CASES: dict[str, Codec] = {
+    "ecq2": EcqCodec(),
+    "ecq3-scalar": EcqCodec(rate=3, states=1),
+    "ecq4-8states-rotated": EcqCodec(rate=4, states=8, rotate="both"),
     "fp16": Float16Codec(),
     "hyper-ergodic": HyperCodec(num_points=400, num_classes=1),
     "hyper-ergodic-3d-entropy": HyperCodec(dimension=3, num_points=1000, entropy=True),

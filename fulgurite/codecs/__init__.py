@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from fulgurite.codecs.base import DTYPES, Codec, Encoded, as_matrix, nmse
+from fulgurite.codecs.ecq import EcqCodec
 from fulgurite.codecs.float16 import Float16Codec
 from fulgurite.codecs.hyper import HyperCodec
 from fulgurite.codecs.seedlm import SeedLMCodec
@@ -12,6 +13,7 @@ from fulgurite.codecs.vptq import VptqCodec
 CODECS: dict[str, type[Codec]] = {
     codec.name: codec
     for codec in (
+        EcqCodec,
         Float16Codec,
         HyperCodec,
         SeedLMCodec,
@@ -36,6 +38,7 @@ __all__ = [
     "CODECS",
     "DTYPES",
     "Codec",
+    "EcqCodec",
     "Encoded",
     "Float16Codec",
     "HyperCodec",
