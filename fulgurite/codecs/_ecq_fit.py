@@ -51,6 +51,7 @@ _TOP = 1 << 14  # largest magnitude; beyond lie outliers that no step of 0.1 to 
 _DEFAULT_WEIGHT = 8.0  # occurrences that the geometric law of a class counts for
 _EVENTS = 16.0  # that the prediction of a row's or a column's mean counts for
 _CLASS_BITS = 48.0  # that one more class takes: its levels, and learning its probabilities
+_FAINT = 1e-4  # of the mean power: rows and columns below it are zeros at any rate
 _LEAST_COUNT = 30  # choices that make a centroid
 
 
@@ -122,10 +123,10 @@ class Search:
         self._level_codes = np.zeros((CLASSES, SMALL), np.int64)
         power = float(np.square(self._work, dtype=np.float64).mean())
         self.is_zero = power == 0
-        rms = np.sqrt(np.square(self._work * self._row_scale, dtype=np.float64).mean(0) + 1e-12 * power)
+        rms = np.sqrt(np.square(self._work * self._row_scale, dtype=np.float64).mean(0) + _FAINT * power)
         # logarithms of the mean magnitude of rows and columns, but for a constant
         self._row_prediction = np.log2(rms) if power else np.zeros(self.rows)
-        rms = np.sqrt(np.square(self._work * self._row_scale, dtype=np.float64).mean(1) + 1e-12 * power)
+        rms = np.sqrt(np.square(self._work * self._row_scale, dtype=np.float64).mean(1) + _FAINT * power)
         self._column_prediction = (np.log2(rms) if power else np.zeros(self.columns)) - self._log_steps(0.0)
         self._column_prediction -= self._column_prediction.mean()
         gaussian = self._row_prediction.mean() - (rate - 1.0)  # a mean of about 2^(rate - 1) steps
@@ -369,8 +370,8 @@ def _counted(magnitudes: NDArray[np.int32], kinds: NDArray[np.uint8]) -> NDArray
 def _entropy(joint: NDArray[np.int64]) -> float:
     """Bits per symbol as the coder takes them: low bits as they are, the rest by what its class has seen."""
     bits = 0.0
-    for kind, low in zip(np.flatnonzero(joint.any(1)), low_bits()[joint.any(1)], strict=True):
-        counts = joint[kind]
+    for kind in np.flatnonzero(joint.any(1)):
+        counts, low = joint[kind], low_bits(int(kind))
         if low:
             padded = np.pad(counts, (0, -len(counts) % (1 << low)))
             counts = padded.reshape(-1, 1 << low).sum(1)

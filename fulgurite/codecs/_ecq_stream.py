@@ -12,7 +12,8 @@ Layout, little endian:
     byte 15       which of the first seven vectors of the stream are there; the others are all zeros
     then          an adaptive stream: row codes, step codes, gains of columns and of rows (zigzag), classes of rows
                   and of columns over their least, level codes of the classes (each less the last, zigzag), sum of
-                  the least classes (zigzag), magnitudes column after column with their classes as contexts
+                  the least classes (zigzag), magnitudes: a group for each class, rising, of the rectangles that it
+                  has in the matrix sorted by classes of columns and of rows, column after column
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fulgurite.codecs._ecq_solution import CLASSES, SMALL, Classes, Solution, low_bits
+from fulgurite.codecs._ecq_solution import CLASSES, SMALL, Blocks, Classes, Solution, escape, low_bits
 from fulgurite.codecs._trellis import STATES
 from fulgurite.coding.adaptive import AdaptiveDecoder, AdaptiveEncoder
 
@@ -82,7 +84,11 @@ def write_stream(solution: Solution, orientation: Orientation) -> Tensor:
         if there:
             encoder.put(values)
     encoder.put(_zigzag(np.array([sum(least)])))
-    encoder.put(solution.magnitudes.reshape(-1), classes.reshape(-1), low_bits())
+    blocks = Blocks.of(row_classes, column_classes)
+    ordered = blocks.sort(solution.magnitudes)
+    for place, (kind, slices) in enumerate(blocks.slices.items()):
+        group = np.concatenate([ordered[some].reshape(-1) for some in slices])
+        encoder.put(group, low_bits(kind), escape(kind), follows=place > 0)
     body = encoder.finish()
     return torch.cat([torch.from_numpy(np.frombuffer(header, np.uint8).copy()), body])
 
@@ -117,10 +123,10 @@ def read_stream(stream: Tensor, rows: int, columns: int) -> tuple[Solution, Orie
     if orientation.transposed:
         rows, columns = columns, rows
     decoder = AdaptiveDecoder(stream[_HEADER.size :])
-    sizes = (rows, columns, columns, rows, rows, columns, count * SMALL)
+    lengths = (rows, columns, columns, rows, rows, columns, count * SMALL)
     vectors = [
-        decoder.get(size) if present >> place & 1 else np.zeros(size, np.int64)
-        for place, size in enumerate(sizes)
+        decoder.get(size).astype(np.int64) if present >> place & 1 else np.zeros(size, np.int64)
+        for place, size in enumerate(lengths)
     ]
     row_codes, step_codes, gains, row_gains, row_classes, column_classes, differences = vectors
     levels = np.zeros((CLASSES, SMALL), np.int64)
@@ -142,15 +148,24 @@ def read_stream(stream: Tensor, rows: int, columns: int) -> tuple[Solution, Orie
     for name in ("row_codes", "step_codes", "gain_codes", "row_gain_codes", "level_codes"):
         if np.abs(getattr(solution, name)).max() > 4096:
             raise ValueError(f"{name} of an ecq stream must be below 4096")
-    magnitudes = decoder.get(rows * columns, solution.classes.reshape(-1), low_bits())
+    blocks = Blocks.of(solution.row_classes, solution.column_classes)
+    ordered = np.empty((columns, rows), np.int32)
+    for place, (kind, slices) in enumerate(blocks.slices.items()):
+        size = sum(ordered[some].size for some in slices)
+        group = decoder.get(size, low_bits(kind), escape(kind), follows=place > 0)
+        done = 0
+        for some in slices:
+            shape = ordered[some].shape
+            ordered[some] = group[done : done + ordered[some].size].reshape(shape)
+            done += ordered[some].size
     decoder.finish()
-    solution.magnitudes = magnitudes.astype(np.int32).reshape(columns, rows)
+    solution.magnitudes = blocks.unsort(ordered)
     return solution, orientation
 
 
-def _zigzag(values: Classes) -> Classes:
-    return np.where(values < 0, -2 * values - 1, 2 * values)
+def _zigzag(values: NDArray[np.integer]) -> Classes:
+    return np.where(values < 0, -2 * values - 1, 2 * values).astype(np.int64)
 
 
-def _unzigzag(values: Classes) -> Classes:
-    return np.where(values & 1, -(values + 1) // 2, values // 2)
+def _unzigzag(values: NDArray[np.integer]) -> Classes:
+    return np.where(values & 1, -(values + 1) // 2, values // 2).astype(np.int64)

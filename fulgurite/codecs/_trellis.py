@@ -59,10 +59,10 @@ def signs_of(magnitudes: Tensor, states: int) -> Tensor:
         states: A key of the codes.
 
     Returns:
-        Bool, of the same shape.
+        1 where it is, else 0: ``uint8``, of the same shape.
 
     Example:
-        >>> signs_of(torch.tensor([[0, 0, 1, 0]], dtype=torch.uint8), states=4).int().tolist()
+        >>> signs_of(torch.tensor([[0, 0, 1, 0]], dtype=torch.uint8), states=4).tolist()
         [[0, 0, 1, 1]]
     """
     feedback, forward = _POLYNOMIALS[states]
@@ -80,7 +80,7 @@ def signs_of(magnitudes: Tensor, states: int) -> Tensor:
             if 0 < shift < length:
                 signs[:, shift:] ^= previous[:, : length - shift]
         stretch *= 2
-    return (signs ^ (magnitudes & 1).to(torch.uint8)).bool()
+    return signs ^ (magnitudes & 1).to(torch.uint8)
 
 
 def _taps(polynomial: int) -> list[int]:

@@ -31,9 +31,8 @@ from fulgurite.codecs._ecq_fit import Search
 from fulgurite.codecs._ecq_solution import (
     GAIN_LIMIT,
     GAIN_STEPS,
+    coded_values,
     scales,
-    signed_levels,
-    step_resolution,
 )
 from fulgurite.codecs._ecq_stream import Orientation, read_stream, write_stream
 from fulgurite.codecs._trellis import STATES
@@ -146,12 +145,8 @@ class EcqCodec(Codec):
         rows = 1 if len(encoded.shape) < 2 else encoded.shape[0]
         solution, orientation = read_stream(encoded.tensors["stream"], rows, encoded.numel // rows)
         device = encoded.tensors["stream"].device
-        values = signed_levels(solution)
-        count, length = values.shape
-        values *= solution.base * scales(-solution.step_codes, step_resolution(length))[:, None]
-        values *= scales(-solution.row_codes, step_resolution(count))
         tensors = {
-            "values": values.T.contiguous(),
+            "values": coded_values(solution).T.contiguous(),
             "column_gain": scales(solution.gain_codes, GAIN_STEPS),
             "row_gain": scales(solution.row_gain_codes, GAIN_STEPS),
         }

@@ -1,15 +1,14 @@
-"""Adaptive entropy coding: integers with contexts to bytes and back, with no table in the file.
+"""Adaptive entropy coding: integers in groups to bytes and back, with no table in the file.
 
-    symbols, contexts -> sorted by context -> chunks, each coded by the counts of those before -> ANS -> words
+    groups of alike symbols -> chunks, each coded by the counts of those before -> ANS -> words
 
-Each context has integer counts that start as a share of its neighbour's and grow with what was coded. The chunks grow
-too, so that learning is quick at the start and tables are few later. Encoder and decoder make the
-same tables, from integers alone, with 65536 as their sum: what the ANS coder of the constriction library is given
+Each group has integer counts that start as a share of the group's before it and grow with what was coded. The chunks
+grow too, so that learning is quick at the start and tables are few later. Encoder and decoder make the same
+tables, from integers alone, with 65536 as their sum: what the ANS coder of the constriction library is given
 is exact in floating point, so a stream decodes alike on every machine.
 
-A symbol is a small number: ``symbol >> low_bits`` is coded by its context's table, below ``ESCAPE``; the
-``low_bits`` of the context (0 for all but wide distributions, which are even within so few) and what
-exceeds the escape are packed as they are.
+Of a symbol, ``symbol >> low_bits`` is coded by the group's table if it lies below ``escape``, and as the escape
+otherwise. The low bits, in which a wide distribution is even, and what exceeds the escape are packed as they are.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from fulgurite.coding.stream import quantised_histogram
 Integers = NDArray[np.int64]
 
 ESCAPE = 63
-"""High parts from here on are coded as an escape."""
-ALPHABET = ESCAPE + 1
+"""The escape where none is given: a table has 64 entries."""
 
 _TOTAL = 1 << 16
 _FIRST_CHUNK = 32
@@ -50,52 +48,47 @@ class AdaptiveEncoder:
 
     def __init__(self) -> None:
         self._chunks: list[tuple[NDArray[np.int32], Integers]] = []
-        self._raw: list[Integers] = []
+        self._raw: list[NDArray[np.integer]] = []
         self._widths: list[int] = []
+        self._counts: Integers | None = None
         self.nats = 0.0
         """Ideal code length of what was put in so far under the models that it was put in with."""
 
     def put(
-        self,
-        symbols: NDArray[np.integer],
-        contexts: NDArray[np.integer] | None = None,
-        low_bits: Integers | None = None,
+        self, symbols: NDArray[np.integer], low_bits: int = 0, escape: int = ESCAPE, follows: bool = False
     ) -> None:
-        """Add symbols.
+        """Add a group of symbols.
 
         Args:
             symbols: Not negative, ``[n]``.
-            contexts: Of each symbol, ``[n]``, small numbers in an order in which neighbours are alike.
-            low_bits: Of each context, how many low bits to pack as they are.
+            low_bits: How many low bits of each to pack as they are.
+            escape: Largest entry of the table, which stands for all from there on.
+            follows: Begin with a share of the last group's counts and not with a falling law.
 
         Raises:
             ValueError: If a symbol is negative or needs more than 31 bits.
         """
-        values = np.asarray(symbols, dtype=np.int64)
-        if values.size and (values.min() < 0 or values.max() > _MAX_SYMBOL):
-            raise ValueError(f"symbols must be in [0, 2**31), got [{values.min()}, {values.max()}]")
-        counts = None
-        for context, places in _groups(contexts, len(values)):
-            low = 0 if low_bits is None else int(low_bits[context])
-            mine = values[places]
-            high = mine >> low
-            counts = _prior(counts)
-            for start, stop in _chunks(len(high)):
-                part = np.minimum(high[start:stop], ESCAPE)
-                table = quantised_histogram(counts)
-                self._chunks.append((part.astype(np.int32), table))
-                seen = np.bincount(part, minlength=ALPHABET)
-                used = seen > 0
-                self.nats -= float(seen[used] @ np.log(table[used] / _TOTAL))
-                counts = counts + _SCALE * seen
-            if low:
-                self._pack(mine & ((1 << low) - 1), low)
-            if (beyond := high[high >= ESCAPE] - ESCAPE).size:
-                width = max(1, int(beyond.max()).bit_length())
-                self._pack(np.array([width]), 5)
-                self._pack(beyond, width)
+        if symbols.size and (symbols.min() < 0 or symbols.max() > _MAX_SYMBOL):
+            raise ValueError(f"symbols must be in [0, 2**31), got [{symbols.min()}, {symbols.max()}]")
+        high = symbols >> low_bits
+        counts = _prior(self._counts if follows else None, escape + 1)
+        for start, stop in _chunks(len(high)):
+            part = np.minimum(high[start:stop], escape)
+            table = quantised_histogram(counts)
+            self._chunks.append((part.astype(np.int32), table))
+            seen = np.bincount(part, minlength=escape + 1)
+            used = seen > 0
+            self.nats -= float(seen[used] @ np.log(table[used] / _TOTAL))
+            counts = counts + _SCALE * seen
+        self._counts = counts
+        if low_bits:
+            self._pack(symbols & ((1 << low_bits) - 1), low_bits)
+        if (beyond := high[high >= escape].astype(np.int64) - escape).size:
+            width = max(1, int(beyond.max()).bit_length())
+            self._pack(np.array([width]), 5)
+            self._pack(beyond, width)
 
-    def _pack(self, values: Integers, width: int) -> None:
+    def _pack(self, values: NDArray[np.integer], width: int) -> None:
         self._raw.append(values)
         self._widths.append(width)
 
@@ -129,32 +122,29 @@ class AdaptiveDecoder:
             raise ValueError(f"an adaptive stream with {size} packed bytes cannot have {len(data)} in all")
         self._bits = np.unpackbits(np.frombuffer(data, np.uint8, size, 4), bitorder="little")
         self._position = 0
+        self._counts: Integers | None = None
         words = np.frombuffer(data, "<u4", offset=4 + size).astype(np.uint32)
         if len(words) and words[-1] == 0:
             raise ValueError("the last word of an adaptive stream must not be 0")
         self._coder = constriction.stream.stack.AnsCoder(words)
 
     def get(
-        self, count: int, contexts: NDArray[np.integer] | None = None, low_bits: Integers | None = None
-    ) -> Integers:
-        """The next ``count`` symbols, given the contexts and low bits that they were put in with."""
-        values = np.empty(count, dtype=np.int64)
-        counts = None
-        for context, places in _groups(contexts, count):
-            low = 0 if low_bits is None else int(low_bits[context])
-            size = len(places) if isinstance(places, np.ndarray) else count
-            high = np.empty(size, dtype=np.int64)
-            counts = _prior(counts)
-            for start, stop in _chunks(size):
-                part = self._coder.decode(_model(quantised_histogram(counts)), stop - start)
-                high[start:stop] = part
-                counts = counts + _SCALE * np.bincount(part, minlength=ALPHABET)
-            rest = self._unpack(size, low)
-            escaped = high == ESCAPE
-            if escaped.any():
-                width = int(self._unpack(1, 5)[0])
-                high[escaped] += self._unpack(int(escaped.sum()), width)
-            values[places] = (high << low) | rest
+        self, count: int, low_bits: int = 0, escape: int = ESCAPE, follows: bool = False
+    ) -> NDArray[np.int32]:
+        """The next ``count`` symbols; the rest as they were put in."""
+        values = np.empty(count, dtype=np.int32)
+        counts = _prior(self._counts if follows else None, escape + 1)
+        for start, stop in _chunks(count):
+            part = self._coder.decode(_model(quantised_histogram(counts)), stop - start)
+            values[start:stop] = part
+            counts = counts + _SCALE * np.bincount(part, minlength=escape + 1)
+        self._counts = counts
+        if low_bits:
+            values <<= low_bits
+            values |= self._unpack(count, low_bits)
+        if counts[escape] >= _SCALE and (escaped := values >> low_bits == escape).any():
+            width = int(self._unpack(1, 5)[0])
+            values[escaped] += self._unpack(int(escaped.sum()), width) << low_bits
         return values
 
     def finish(self) -> None:
@@ -168,31 +158,16 @@ class AdaptiveDecoder:
         if -(-self._position // 8) != len(self._bits) // 8:
             raise ValueError(f"packed bits end at {self._position} of {len(self._bits)}")
 
-    def _unpack(self, count: int, width: int) -> Integers:
+    def _unpack(self, count: int, width: int) -> NDArray[np.int32]:
         stop = self._position + count * width
         if stop > len(self._bits):
             raise ValueError(f"packed bits end at {len(self._bits)}, {stop} are needed")
         bits = self._bits[self._position : stop].reshape(count, width)
         self._position = stop
-        values = np.zeros(count, dtype=np.int64)
+        values = np.zeros(count, dtype=np.int32)
         for place in range(width):
-            values |= bits[:, place].astype(np.int64) << place
+            values |= bits[:, place].astype(np.int32) << place
         return values
-
-
-def _groups(
-    contexts: NDArray[np.integer] | None, count: int
-) -> Iterator[tuple[int, NDArray[np.int64] | slice]]:
-    """Each context that occurs, with the places of its symbols in their order."""
-    if contexts is None:
-        if count:
-            yield 0, slice(None)
-        return
-    narrow = contexts.astype(np.uint8) if len(contexts) and contexts.max() < 256 else contexts
-    order = np.argsort(narrow, kind="stable")  # a radix sort for bytes
-    found, starts = np.unique(narrow[order], return_index=True)
-    for context, start, stop in zip(found, starts, [*starts[1:], count], strict=True):
-        yield int(context), order[start:stop]
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:
@@ -204,13 +179,14 @@ def _chunks(count: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _prior(counts: Integers | None) -> Integers:
-    """Counts before the first symbol: a falling law, or what the context before this one has seen."""
+def _prior(counts: Integers | None, size: int) -> Integers:
+    """Counts before the first symbol: a falling law, or a share of what the group before this one has seen."""
     if counts is None:
-        law = np.maximum(1, (_PRIOR * _SCALE >> 1) >> np.minimum(np.arange(ALPHABET) // 2 + 1, 40))
-        return np.asarray(law, dtype=np.int64)
-    share = counts * (_PRIOR * _SCALE) // max(1, int(counts.sum()))
-    return np.asarray(np.maximum(1, share), dtype=np.int64)
+        law = (_PRIOR * _SCALE >> 1) >> np.minimum(np.arange(size) // 2 + 1, 40)
+        return np.asarray(np.maximum(1, law), dtype=np.int64)
+    known = np.zeros(size, dtype=np.int64)
+    known[: min(size, len(counts))] = counts[:size]
+    return np.asarray(np.maximum(1, known * (_PRIOR * _SCALE) // max(1, int(known.sum()))), dtype=np.int64)
 
 
 def _model(table: Integers) -> constriction.stream.model.Categorical:
