@@ -7,7 +7,7 @@ from fulgurite.codecs import Codec, EcqCodec, Float16Codec, HyperCodec, SeedLMCo
 CONTRACT_CASES: dict[str, Codec] = {
     "ecq2": EcqCodec(),
     "ecq3-scalar": EcqCodec(rate=3, states=1),
-    "ecq4-8states-rotated": EcqCodec(rate=4, states=8, rotate="both"),
+    "ecq4-8states-rotated": EcqCodec(rate=4, states=8, rotate="inputs"),
     "fp16": Float16Codec(),
     "hyper-ergodic": HyperCodec(num_points=400, num_classes=1),
     "hyper-ergodic-3d-entropy": HyperCodec(dimension=3, num_points=1000, entropy=True),
@@ -19,6 +19,7 @@ CONTRACT_CASES: dict[str, Codec] = {
     "uniform4": UniformCodec(bits=4, group_size=32),
     "uniform2-symmetric-search": UniformCodec(bits=2, group_size=64, symmetric=True, search=True),
     "uniform3-entropy": UniformCodec(bits=3, group_size=128, entropy=True),
+    "uniform3-feedback": UniformCodec(bits=3, group_size=32, error_feedback=True),
     "vptq": VptqCodec(codebook_size=64),
     "vptq-residual-entropy": VptqCodec(codebook_size=32, residual_codebook_size=16, entropy=True),
     "vptq-groups-outliers": VptqCodec(3, 32, num_groups=2, outlier_share=0.1, column_norm=True),

@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from fulgurite.codecs import CODECS, Encoded, decode
 from lightning_modules.compressible import Objective
+from lightning_modules.latents import Latents
 
 _WARMUP_SHARE = 0.1
 
@@ -39,6 +40,9 @@ class Refinement(LightningModule):
             orders of magnitude.
         steps: Length of the cosine schedule.
         temperature: Divides the logits of both networks.
+        reassign_every: Steps between two new choices of codes; 0 leaves the codes as they are.
+        reassign_below: Bits per weight above which codes stay: many small steps leave nothing to win.
+        latent_learning_rate: Step of the values behind the codes, relative as ``learning_rate`` is.
     """
 
     def __init__(
@@ -50,6 +54,9 @@ class Refinement(LightningModule):
         learning_rate: float = 1e-3,
         steps: int = 200,
         temperature: float = 1.0,
+        reassign_every: int = 0,
+        reassign_below: float = 2.5,
+        latent_learning_rate: float = 1e-3,
     ) -> None:
         super().__init__()
         expanded = {name: CODECS[entry.codec].expanded(entry) for name, entry in encoded.items()}
@@ -64,23 +71,30 @@ class Refinement(LightningModule):
             for part in CODECS[entry.codec].continuous:
                 if part in entry.tensors:
                     # a codebook that weights share stays one, else refinement would store it many times
-                    home = seen.setdefault(_content(entry.tensors[part], part), _key(name, part))
+                    home = _key(name, part)
+                    if part in encoded[name].tensors:
+                        home = seen.setdefault(_content(entry.tensors[part], part), home)
                     self._homes[name, part] = home
                     if home not in self.parts:
                         self.parts[home] = nn.Parameter(entry.tensors[part].detach().float().clone())
+        self.latent_learning_rate = latent_learning_rate
+        self.reassign_every = reassign_every
+        low = {name: entry for name, entry in encoded.items() if entry.bits_per_weight < reassign_below}
+        self.latents = Latents(low if reassign_every else {}, expanded)
 
     def decoded(self) -> dict[str, Tensor]:
         """All weights as the current parts make them, with gradients."""
         return {
-            name: decode(entry.with_tensors(**self._trained(name, entry)))
+            name: decode(entry.with_tensors(**self._trained(name, entry), **self.latents.parts(name)))
             for name, entry in self._frozen.expanded.items()
         }
 
     def result(self) -> dict[str, Encoded]:
         """The encoded weights with the trained parts, rounded to the width that they are stored in."""
+        encoded = self._frozen.encoded | self.latents.finish()
         return {
             name: CODECS[entry.codec].compacted(entry, self._trained(name, self._frozen.expanded[name]))
-            for name, entry in self._frozen.encoded.items()
+            for name, entry in encoded.items()
         }
 
     def _trained(self, name: str, entry: Encoded) -> dict[str, Tensor]:
@@ -97,6 +111,8 @@ class Refinement(LightningModule):
 
     @override
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.reassign_every and self.global_step and self.global_step % self.reassign_every == 0:
+            self.latents.reassign()
         return self.divergence(batch)
 
     @override
@@ -105,6 +121,9 @@ class Refinement(LightningModule):
         for part in self.parts.values():
             size = float(part.detach().square().mean().sqrt())
             groups.append({"params": [part], "lr": self.learning_rate * max(size, 1e-8)})
+        for latent in self.latents.values():
+            size = float(latent.detach().square().mean().sqrt())
+            groups.append({"params": [latent], "lr": self.latent_learning_rate * max(size, 1e-8)})
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
         warmup = max(1, round(_WARMUP_SHARE * self.steps))
 

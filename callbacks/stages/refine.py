@@ -31,6 +31,10 @@ class Refine:
         batch_size: Windows in a step.
         temperature: Divides the logits of both networks.
         gradient_clip: Largest norm of the gradient.
+        reassign_every: Steps between two new choices of the codes that are trained with the rest; 0 for none.
+            Only codecs that can (``ecq``).
+        reassign_below: Bits per weight from which a weight's codes stay.
+        latent_learning_rate: Of the values behind these codes, relative as ``learning_rate`` is.
         checkpoint_every: Steps between checkpoints; a killed run goes on from the last.
         seed: Of the order of the windows.
         grokfast: A gradient filter, off by default. A claim for it needs its control: the same run with
@@ -45,15 +49,25 @@ class Refine:
     batch_size: int = 8
     temperature: float = 1.0
     gradient_clip: float = 1.0
+    reassign_every: int = 0
+    reassign_below: float = 2.5
+    latent_learning_rate: float = 1e-3
     checkpoint_every: int = 50
     seed: int = 0
     grokfast: Grokfast | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps",):
+        for name in ("steps", "reassign_every", "reassign_below"):
             if getattr(self, name) < 0:
                 raise ValueError(f"refine.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("learning_rate", "batch_size", "temperature", "gradient_clip", "checkpoint_every"):
+        for name in (
+            "learning_rate",
+            "latent_learning_rate",
+            "batch_size",
+            "temperature",
+            "gradient_clip",
+            "checkpoint_every",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"refine.{name} must be above 0, got {getattr(self, name)}")
 
@@ -108,6 +122,9 @@ def refine(
         learning_rate=settings.learning_rate,
         steps=settings.steps,
         temperature=settings.temperature,
+        reassign_every=settings.reassign_every,
+        reassign_below=settings.reassign_below,
+        latent_learning_rate=settings.latent_learning_rate,
     )
     judge = objective.as_batch(windows[-held_out:].to(device))
     with torch.no_grad():

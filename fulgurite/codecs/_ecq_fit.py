@@ -64,6 +64,31 @@ def price(states: int, rate: float) -> float:
     return 0.17 if states == 1 else 0.46 + 0.16 / (rate + 0.1)
 
 
+def rate_table(counts: NDArray[np.floating], top: int) -> Floats:
+    """Nats of each magnitude in each class: what was counted, and a geometric law of the class's mean.
+
+    Args:
+        counts: ``[CLASSES, magnitudes]``, at least ``top + 1`` of these.
+        top: Largest magnitude.
+    """
+    magnitudes = np.arange(top + 1)
+    means = 2.0 ** ((np.arange(CLASSES) - CLASS_OF_ONE) / 2)
+    # nats of the law, kept finite in the tail of a class near zero
+    law = magnitudes * np.minimum(np.log1p(1 / means), 12.0)[:, None] + np.log1p(means)[:, None]
+    counts = counts[:, : top + 1]
+    total = counts.sum(1, keepdims=True)
+    counted = (counts + _DEFAULT_WEIGHT * np.exp(-law)) / (total + _DEFAULT_WEIGHT)
+    nats = np.minimum(-np.log(np.maximum(counted, 1e-30)), law + np.log1p(total / _DEFAULT_WEIGHT))
+    return np.asarray(nats, dtype=np.float32)
+
+
+def count_magnitudes(magnitudes: NDArray[np.int32], kinds: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each magnitude occurs in each class, ``[CLASSES, largest magnitude + 1]``."""
+    width = int(magnitudes.max()) + 1
+    joint = np.bincount((kinds.astype(np.int64) * width + magnitudes).reshape(-1), minlength=CLASSES * width)
+    return joint.reshape(CLASSES, width)
+
+
 class Search:
     """Quantise one matrix at any constant, as often as asked.
 
@@ -218,7 +243,7 @@ class Search:
         row_classes, column_classes = self._classes(rows)
         kinds = entry_classes(row_classes, column_classes)
         top = self._top(work, steps, row_scale)
-        levels, rates = level_table(self._level_codes, top, self.states), self._rates(top)
+        levels, rates = level_table(self._level_codes, top, self.states), rate_table(self._counts, top)
         magnitudes = np.zeros((self.columns, count), np.int32)
         values = np.zeros((self.columns, count), np.float32)
         gains = np.zeros(self.columns, np.int64)
@@ -272,10 +297,10 @@ class Search:
             self._centroids(moments),
             error=float(totals[0]) * float(base) ** 2,
         )
-        joint = _counted(magnitudes, kinds)
+        joint = count_magnitudes(magnitudes, kinds)
         if learn:
             self._learn(magnitudes, joint, moments, rows)
-        return solution, _entropy(joint)
+        return solution, entropy(joint)
 
     def _top(self, work: Floats, steps: Floats, row_scale: Floats) -> int:
         """Largest magnitude that a pass may need; feedback moves targets by little beside it."""
@@ -286,18 +311,6 @@ class Search:
     def _classes(self, rows: slice) -> tuple[Classes, Classes]:
         """Class of each row and column as the last pass lets expect them; their sum is the entry's."""
         return _class(self._row_log[rows]) + CLASS_OF_ONE, _class(self._column_log)
-
-    def _rates(self, top: int) -> Floats:
-        """Nats of each magnitude in each class: what was counted, and a geometric law of the class's mean."""
-        magnitudes = np.arange(top + 1)
-        means = 2.0 ** ((np.arange(CLASSES) - CLASS_OF_ONE) / 2)
-        # nats of the law, kept finite in the tail of a class near zero
-        law = magnitudes * np.minimum(np.log1p(1 / means), 12.0)[:, None] + np.log1p(means)[:, None]
-        counts = self._counts[:, : top + 1]
-        total = counts.sum(1, keepdims=True)
-        counted = (counts + _DEFAULT_WEIGHT * np.exp(-law)) / (total + _DEFAULT_WEIGHT)
-        nats = np.minimum(-np.log(np.maximum(counted, 1e-30)), law + np.log1p(total / _DEFAULT_WEIGHT))
-        return np.asarray(nats, dtype=np.float32)
 
     def _learn(
         self,
@@ -349,7 +362,9 @@ def _worth(magnitudes: NDArray[np.int32], row: Classes, column: Classes) -> tupl
     def cost(use_rows: bool, use_columns: bool) -> float:
         kept = row if use_rows else np.zeros_like(row), column if use_columns else np.zeros_like(column)
         kinds = entry_classes(kept[0] + CLASS_OF_ONE, kept[1])
-        bits = _entropy(_counted(magnitudes, kinds)) * magnitudes.size + _CLASS_BITS * len(np.unique(kinds))
+        bits = entropy(count_magnitudes(magnitudes, kinds)) * magnitudes.size + _CLASS_BITS * len(
+            np.unique(kinds)
+        )
         for classes in kept:
             found = np.bincount(classes - classes.min())
             found = found[found > 0]
@@ -360,14 +375,7 @@ def _worth(magnitudes: NDArray[np.int32], row: Classes, column: Classes) -> tupl
     return min(options, key=lambda option: cost(*option))
 
 
-def _counted(magnitudes: NDArray[np.int32], kinds: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each magnitude occurs in each class, ``[CLASSES, magnitudes]``."""
-    width = int(magnitudes.max()) + 1
-    joint = np.bincount((kinds.astype(np.int64) * width + magnitudes).reshape(-1), minlength=CLASSES * width)
-    return joint.reshape(CLASSES, width)
-
-
-def _entropy(joint: NDArray[np.int64]) -> float:
+def entropy(joint: NDArray[np.int64]) -> float:
     """Bits per symbol as the coder takes them: low bits as they are, the rest by what its class has seen."""
     bits = 0.0
     for kind in np.flatnonzero(joint.any(1)):

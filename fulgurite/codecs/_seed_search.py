@@ -14,6 +14,9 @@ The product is rounded in float32; ``margin`` bounds what that may hide and goes
 decides, ``fit``, is float64 arithmetic element by element in a fixed order: neither the number of
 threads nor the size of the chunks changes a seed.
 
+Under a metric, where an error ``e`` costs ``|R e|^2``, all of this holds for ``R w`` and ``R U``: the same
+search over tables made for that metric.
+
 Memory: a workspace of tens of MB a thread (about 1 GB on a GPU) whatever the size of the weight, and 18 to
 20 bytes a block; with the scaled blocks, an encoding holds fewer than 3 copies of a float32 weight.
 """
@@ -31,7 +34,7 @@ import torch
 from torch import Tensor
 
 from fulgurite.codecs._seed_fit import fit, ordered_sum
-from fulgurite.codecs._seed_tables import LANE, Layout, Tile, tile_from, tile_width
+from fulgurite.codecs._seed_tables import LANE, Layout, Tile, tile_from, tile_width, weighted_tile
 
 _CANDIDATES = 1 << 13  # pairs of block and seed quantised at a time: 2 to 4 MB for each temporary
 _HITS = 1 << 12  # lanes of a block looked through at a time
@@ -59,6 +62,16 @@ class Choice:
         self.exponent.copy_(other.exponent)
         self.levels.copy_(other.levels)
 
+    @classmethod
+    def interleaved(cls, parts: Sequence[Choice]) -> Choice:
+        """Block ``i`` of each part in turn, then block ``i + 1`` of each."""
+        return cls(
+            torch.stack([part.error for part in parts], 1).flatten(),
+            torch.stack([part.seed for part in parts], 1).flatten(),
+            torch.stack([part.exponent for part in parts], 1).flatten(),
+            torch.stack([part.levels for part in parts], 1).flatten(0, 1),
+        )
+
 
 @dataclass(frozen=True)
 class _Blocks:
@@ -75,15 +88,26 @@ class _Rule:
 
     layout: Layout
     polish: bool
+    root: Tensor | None = None
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        """``R w`` of each block, ``[n, C]``."""
+        return weights if self.root is None else ordered_sum(weights[:, None] * self.root)
+
+    def tile(self, first: int, device: str) -> Tile:
+        """Tables of the seeds from ``first`` on, under the metric."""
+        tile = tile_from(self.layout, first, device)
+        return tile if self.root is None else weighted_tile(tile, self.layout, self.root)
 
     @property
     def margin(self) -> float:
         """Share of a block's energy by which a bound in float32 may be too high.
 
-        A dot product is off by less than ``(terms + 8) 2^-24 |x| |y|``, 8 for the rounding of its
-        inputs, with ``|x| <= 1`` and ``|y| <= sqrt(2 P)``; doubled, because it costs nothing.
+        A dot product is off by less than ``(terms + P + 5) 2^-24 |x| |y|``, ``P + 5`` for the rounding of
+        its inputs, with ``|x| <= 1`` and ``|y| <= sqrt(2 P)``; doubled, because it costs nothing.
         """
-        return 2 * (self.layout.features + 8) * 2.0**-24 * math.sqrt(2 * self.layout.latent_size)
+        number = self.layout.latent_size
+        return 2 * (self.layout.features + number + 5) * 2.0**-24 * math.sqrt(2 * number)
 
     def threshold(self, blocks: _Blocks) -> Tensor:
         """Share of its energy that a seed must capture to be worth quantising, ``[n]`` float32."""
@@ -98,13 +122,14 @@ class _Rule:
         return Choice(error, (columns + tile.first).int(), exponent.to(torch.int8), levels.to(torch.int8))
 
 
-def search(blocks: Tensor, layout: Layout, polish: bool) -> Choice:
+def search(blocks: Tensor, layout: Layout, polish: bool, root: Tensor | None = None) -> Choice:
     """Find the best seed and latents of each block.
 
     Args:
         blocks: Finite floats, ``[n, C]``, of rows with unit rms.
         layout: What a seed and its latents mean.
         polish: Whether ``fit`` tries other exponents and integers around the rounded ones.
+        root: ``R``, nonsingular float64 ``[C, C]``; an error ``e`` costs ``|R e|^2``. ``None``: the identity.
 
     Returns:
         The argmin over all seeds of ``fit``'s error, the lowest seed of those that tie; seed 1 for a
@@ -125,7 +150,7 @@ def search(blocks: Tensor, layout: Layout, polish: bool) -> Choice:
     )
     groups = [(blocks[some], best.part(some)) for some in _slices(count, share)]
     with _LOCK, _full_precision():
-        _map_threads(lambda group: _search_group(*group, _Rule(layout, polish), chunk), groups, threads)
+        _map_threads(lambda group: _search_group(*group, _Rule(layout, polish, root), chunk), groups, threads)
     return best
 
 
@@ -157,20 +182,19 @@ def _map_threads(
 def _search_group(group: Tensor, best: Choice, rule: _Rule, chunk: int) -> None:
     """Search for some blocks and write what is found to their part of the result."""
     layout, device = rule.layout, str(group.device)
-    weights = group.double()
+    weights = rule.weigh(group.double())
     energy = ordered_sum(weights.square())
     unit = (weights * torch.where(energy > 0, energy, 1).rsqrt()[:, None]).float()
     left, right = torch.triu_indices(layout.block_size, layout.block_size, device=device)
     features = unit[:, left] * unit[:, right]  # [n, C (C + 1) / 2]
-    tile = tile_from(layout, 1, device)
-    for some in _slices(len(group), chunk):
-        first_seed = torch.zeros(some.stop - some.start, dtype=torch.int64, device=device)
-        best.part(some).write(rule.judge(weights[some], first_seed, tile))
     width = tile_width(layout)
     products = torch.empty(min(chunk, len(group)), width, device=device)
     for first in range(1, 1 << layout.seed_bits, width):
-        tile = tile_from(layout, first, device)
+        tile = rule.tile(first, device)
         for some in _slices(len(group), chunk):
+            if first == 1:
+                first_seed = torch.zeros(some.stop - some.start, dtype=torch.int64, device=device)
+                best.part(some).write(rule.judge(weights[some], first_seed, tile))
             blocks = _Blocks(weights[some], energy[some], best.part(some))
             with torch.autocast(group.device.type, enabled=False):  # the caller's would round to bfloat16
                 captured = torch.mm(features[some], tile.projector, out=products[: len(blocks.energy)])

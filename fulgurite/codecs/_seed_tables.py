@@ -4,7 +4,7 @@ r"""Tables of the search for seeds: projectors and pseudo-inverses, a tile of co
                                \-> R^-1 Q^T, for the latents
 
 A tile is at most some MB, and 32 are kept: all 65535 seeds of the paper's layouts, which every weight
-of a network uses again. Wider registers make their tiles anew.
+of a network uses again. Wider registers make their tiles anew, and so does every metric.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Tile:
-    """Tables of ``T`` consecutive seeds."""
+    """Tables of ``T`` consecutive seeds, of ``U`` or of ``root @ U``."""
 
     first: int
     projector: Tensor  # [C (C + 1) / 2, T] float32, off-diagonal entries doubled
@@ -76,32 +76,43 @@ def tile_width(layout: Layout) -> int:
 @lru_cache(maxsize=32)  # 65535 seeds of the 3-bit layout: 70 MB, which stay for the next weight
 def tile_from(layout: Layout, first: int, device: str) -> Tile:
     """Tables of the seeds from ``first`` on, made on the CPU so that every device has the same."""
-    size, number = layout.block_size, layout.latent_size
-    width = tile_width(layout)
-    seeds = torch.arange(first, min(first + width, 1 << layout.seed_bits))
-    matrix = seed_matrix(seeds, size, number, layout.seed_bits)  # [C, P, T]
+    seeds = torch.arange(first, min(first + tile_width(layout), 1 << layout.seed_bits))
+    matrix = seed_matrix(seeds, layout.block_size, layout.latent_size, layout.seed_bits)  # [C, P, T]
+    tile = _tile_of(matrix, first, tile_width(layout))
+    return Tile(first, tile.projector.to(device), tile.inverse.to(device), tile.matrix.to(device))
+
+
+def weighted_tile(tile: Tile, layout: Layout, root: Tensor) -> Tile:
+    """The same seeds where an error ``e`` of a block costs ``|root e|^2``, ``root`` float64 ``[C, C]``.
+
+    The plain search over these tables, for blocks ``root @ w``, is the search under that metric.
+    """
+    matrix = (tile.matrix @ root.T).permute(2, 1, 0).contiguous()  # [C, P, T]
+    return _tile_of(matrix, tile.first, tile_width(layout))
+
+
+def _tile_of(matrix: Tensor, first: int, width: int) -> Tile:
+    """Tables for the matrices ``[C, P, T]`` of some seeds, filled up to a whole tile."""
+    size, _, count = matrix.shape
     basis, inverse = _orthogonalise(matrix)
-    left, right = torch.triu_indices(size, size)
-    projector = (basis[left] * basis[right]).sum(1)
-    projector[left != right] *= 2
-    padding = torch.where(left == right, -1.0, 0.0)[:, None].expand(-1, width - len(seeds))  # captures -1
-    return Tile(
-        first,
-        torch.cat([projector.float(), padding], 1).to(device),
-        inverse.permute(2, 0, 1).contiguous().to(device),
-        matrix.permute(2, 1, 0).contiguous().to(device),
-    )
+    left, right = torch.triu_indices(size, size, device=matrix.device)
+    projector = torch.zeros(len(left), width, device=matrix.device)
+    projector[left == right, count:] = -1  # the padding captures -1
+    for column in basis.float():  # float32 from here on: the margin of the search allows for it
+        projector[:, :count].addcmul_(column[left], column[right])
+    projector[:, :count].mul_(torch.where(left == right, 1.0, 2.0)[:, None])
+    return Tile(first, projector, inverse.permute(2, 0, 1).contiguous(), matrix.permute(2, 1, 0).contiguous())
 
 
 def _orthogonalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal basis ``[C, P, T]`` of the columns, and the inverse ``[P, C, T]``.
+    """Orthonormal basis ``[P, C, T]`` of the columns, and the inverse, in the same layout.
 
     Gram-Schmidt, twice against loss of orthogonality (condition numbers reach 5e5). A column that
     depends on those before it has a zero column in the basis and a latent of zero.
     """
     size, number, count = matrix.shape
-    basis = torch.zeros(number, size, count, dtype=torch.float64)
-    upper = torch.zeros(number, number, count, dtype=torch.float64)
+    basis = torch.zeros(number, size, count, dtype=torch.float64, device=matrix.device)
+    upper = torch.zeros(number, number, count, dtype=torch.float64, device=matrix.device)
     for p in range(number):
         column = matrix[:, p]
         rest = column.clone()
@@ -110,8 +121,8 @@ def _orthogonalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
                 share = (basis[q] * rest).sum(0)
                 upper[q, p] += share
                 rest -= share * basis[q]
-        norm = rest.norm(dim=0)
-        kept = norm > 1e-9 * column.norm(dim=0)
+        norm = rest.square().sum(0).sqrt()  # torch's norm takes twenty times as long over a first dimension
+        kept = norm > 1e-9 * column.square().sum(0).sqrt()
         upper[p, p] = torch.where(kept, norm, torch.inf)  # divides to zero
         basis[p] = rest / upper[p, p]
     inverse = torch.zeros_like(basis)
@@ -120,4 +131,4 @@ def _orthogonalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
         for q in range(p + 1, number):
             rest -= upper[p, q] * inverse[q]
         inverse[p] = rest / upper[p, p]
-    return basis.transpose(0, 1).contiguous(), inverse
+    return basis, inverse

@@ -112,7 +112,7 @@ def fit_extents(vectors: Tensor, num_points: int, num_classes: int, entropy: boo
     for half in _HALVES:
         inner = farthest.clamp_max(half)
         extents = (inner * (farthest / inner) ** shares).half()
-        squares = extents.float().square()[_classes(largest, extents)]
+        squares = extents.float().square()[classes_of(largest, extents)]
         error = squares.sum() * dimension / (3 * math.pow(num_points, 2 / dimension))
         if num_classes == 0:
             error = error + (sizes - extents.float()).clamp_min(0).square().sum()
@@ -133,13 +133,14 @@ def place(vectors: Tensor, points: Tensor, extents: Tensor) -> tuple[Tensor, Ten
     count = -(-_PLACED // _chunk(points)) * _chunk(points)
     for start in range(0, len(vectors), count):
         some = vectors[start : start + count]
-        found = _classes(some.abs().amax(1), extents)
+        found = classes_of(some.abs().amax(1), extents)
         classes[start : start + count] = found
         steps[start : start + count] = nearest(some / extents.float()[found, None], points)
     return classes, steps
 
 
-def _classes(largest: Tensor, extents: Tensor) -> Tensor:
+def classes_of(largest: Tensor, extents: Tensor) -> Tensor:
+    """Smallest class whose cube holds a vector with this largest entry, the last for all beyond; int64."""
     classes = torch.zeros_like(largest, dtype=torch.int64)
     for bound in extents.float()[:-1]:
         classes += largest > bound

@@ -173,6 +173,40 @@ def choose_scalar(
 
 
 @numba.njit(cache=True, nogil=True)
+def assign_columns(
+    targets: Floats,
+    kinds: Any,
+    levels: Floats,
+    rates: Floats,
+    lam: float,
+    before: Any,
+    branch: Any,
+    segment: int,
+    magnitudes: Any,
+    values: Floats,
+) -> None:
+    """Choose each column of ``targets``, ``[columns, rows]`` in steps, by itself; the rest as ``choose``."""
+    for column in range(len(targets)):
+        some, kind = targets[column], kinds[column]
+        if len(before) > 1:
+            choose(
+                some,
+                kind,
+                kind,
+                levels,
+                rates,
+                lam,
+                before,
+                branch,
+                segment,
+                magnitudes[column],
+                values[column],
+            )
+        else:
+            choose_scalar(some, kind, kind, levels, rates, lam, magnitudes[column], values[column])
+
+
+@numba.njit(cache=True, nogil=True)
 def code_columns(
     work: Floats,
     factor: Floats,

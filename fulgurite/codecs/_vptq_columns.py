@@ -37,7 +37,7 @@ class Columns:
         index: The columns' places in the weight, ``[n]``.
         length: Rows in one vector, ``v``.
         codebooks: Of each stage, ``[k, v]`` in the 16-bit type in which they are stored.
-        codes: Of each stage, ``[n, ceil(out / v)]``.
+        codes: Of each stage, ``[n, ceil(out / v)]``, in the type of ``blank_codes``.
     """
 
     index: Tensor
@@ -107,7 +107,8 @@ class Columns:
         """What the codes of some columns stand for under given codebooks, linear in them; ``[n, rows]``."""
         stages = zip(codebooks, self.codes, strict=True)
         total = sum(
-            (book.float()[codes[some]] for book, codes in stages), torch.zeros((), device=self.index.device)
+            (book.float()[codes[some].int()] for book, codes in stages),
+            torch.zeros((), device=self.index.device),
         )
         return total.flatten(1)[:, :rows]
 
@@ -115,15 +116,32 @@ class Columns:
         """The transpose of ``image``: for each codeword, the sum of the values in its places, float64."""
         vectors = as_vectors(values, self.length).flatten(0, 1)
         stages = zip(self.codebooks, self.codes, strict=True)
-        return [segment_sums(vectors, codes[some].flatten(), len(book)) for book, codes in stages]
+        return [segment_sums(vectors, codes[some].flatten().int(), len(book)) for book, codes in stages]
+
+    def blank_codes(self, rows: int) -> list[Tensor]:
+        """Room for the codes of each stage, two bytes each where that is enough."""
+        shape = len(self.index), -(-rows // self.length)
+        return [
+            torch.zeros(shape, dtype=torch.int16 if len(book) <= 1 << 15 else torch.int32, device=book.device)
+            for book in self.codebooks
+        ]
+
+    def snapshot(self) -> Columns:
+        """As they are now. Codebooks and codes are replaced, never written to, once a round is over."""
+        return Columns(self.index, self.length, list(self.codebooks), list(self.codes))
 
     def compact(self) -> None:
         """Drop the codewords that no code names."""
         for stage, codes in enumerate(self.codes):
-            size = len(self.codebooks[stage])
-            used = torch.bincount(codes.flatten(), minlength=size) > 0
+            used = torch.zeros(len(self.codebooks[stage]), dtype=torch.bool, device=codes.device)
+            parts = torch.split(codes.flatten(), _CHUNK)
+            for some in parts:
+                used[some.int()] = True
+            if used.all():
+                continue
             renamed = (used.cumsum(0) - 1).to(codes.dtype)
-            self.codebooks[stage], self.codes[stage] = self.codebooks[stage][used], renamed[codes]
+            self.codebooks[stage] = self.codebooks[stage][used]
+            self.codes[stage] = torch.cat([renamed[some.int()] for some in parts]).reshape(codes.shape)
 
 
 def fit_stages(

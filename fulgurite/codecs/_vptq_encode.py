@@ -5,15 +5,14 @@ scale -> codebooks -> codes with error feedback -> codebooks, scale by least squ
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fulgurite.codecs._codebook_update import decode_parts, update_codebooks, update_scale
-from fulgurite.codecs._hessian import damp, error_feedback, weighted_error
+from fulgurite.codecs._hessian import definite, error_feedback, weighted_error
 from fulgurite.codecs._vptq_columns import Columns
 from fulgurite.codecs.base import to_half
 
@@ -48,6 +47,7 @@ class Solution:
         scale: Of each row, 16-bit, ``[out]``.
         column_scale: Of each column, 16-bit, ``[in]``.
         num_columns: Width of the weight.
+        emphasis: Root of what a squared error costs in each row, ``[out]``; the codes know nothing of it.
     """
 
     main: list[Columns]
@@ -55,11 +55,17 @@ class Solution:
     scale: Tensor
     column_scale: Tensor | None
     num_columns: int
+    emphasis: Tensor
 
     @property
     def parts(self) -> list[Columns]:
         """All columns."""
         return [*self.main, self.outliers] if self.outliers is not None else self.main
+
+    def snapshot(self) -> Solution:
+        """As it is now; see ``Columns.snapshot``."""
+        outliers = None if self.outliers is None else self.outliers.snapshot()
+        return replace(self, main=[part.snapshot() for part in self.main], outliers=outliers)
 
     @property
     def column(self) -> Tensor:
@@ -68,9 +74,14 @@ class Solution:
             return torch.ones(self.num_columns, device=self.scale.device)
         return self.column_scale.float()
 
+    @property
+    def row(self) -> Tensor:
+        """Scale of each row times its emphasis, ``[out]``: rows that decode to the emphasised weight."""
+        return self.scale.float() * self.emphasis
+
     def error(self, target: Tensor, metric: Tensor | None) -> float:
-        """Weighted squared error of what the decoder will see; ``target`` is the weight, ``[in, out]``."""
-        row, column = self.scale.float(), self.column
+        """Weighted squared error of what the decoder will see; ``target`` is emphasised, ``[in, out]``."""
+        row, column = self.row, self.column
         if metric is not None:
             books = [part.codebooks for part in self.parts]
             return weighted_error((target - decode_parts(self.parts, books, row, column)).T, metric)
@@ -98,13 +109,37 @@ def over(values: Tensor, scale: Tensor) -> Tensor:
     return torch.where(scale > 0, values / scale, 0)
 
 
-def row_weights(scale: Tensor) -> Tensor:
-    """What a squared error of a row costs once divided by its scale, at most 1, ``[out]``."""
-    scale = scale.float()
-    return (scale / scale.max().clamp_min(1e-38)).square()
+def row_weights(row: Tensor) -> Tensor:
+    """What a squared error of a row costs once divided by its scale, at most 1, ``[out]``.
+
+    Args:
+        row: Scale of each row times its emphasis.
+    """
+    return (row / row.max().clamp_min(1e-38)).square()
 
 
-def solve(matrix: Tensor, hessian: Tensor | None, plan: Plan, shared: Sequence[Tensor] = ()) -> Solution:
+def emphasis_of(row_weight: Tensor | None, rows: int, damping: float, device: torch.device) -> Tensor:
+    """Root of the rows' weights, damped as a hessian is: a row that calibration left at 0 is still coded.
+
+    Args:
+        row_weight: Not negative, ``[rows]``; ``None`` or all zero: each row counts alike.
+        rows: Of the weight.
+        damping: Share of the mean that is added to each.
+        device: Of the result.
+    """
+    if row_weight is None or not row_weight.any():
+        return torch.ones(rows, device=device)
+    costs = row_weight.detach().to(device, torch.float64)
+    return (costs / costs.mean() + damping).sqrt().float()
+
+
+def solve(
+    matrix: Tensor,
+    hessian: Tensor | None,
+    plan: Plan,
+    shared: Sequence[Tensor] = (),
+    row_weight: Tensor | None = None,
+) -> Solution:
     """Find codes and codebooks.
 
     Args:
@@ -112,19 +147,23 @@ def solve(matrix: Tensor, hessian: Tensor | None, plan: Plan, shared: Sequence[T
         hessian: ``[in, in]``, or ``None`` for the identity.
         plan: Settings.
         shared: Codebooks to take as they are instead of fitting some.
+        row_weight: What a squared error costs in each row, ``[out]``, or ``None`` for 1.
     """
-    metric = None if hessian is None else damp(hessian.to(matrix.device), plan.damping).float()
+    metric = None if hessian is None else definite(hessian.to(matrix.device), plan.damping)[0].float()
     scale, column = scales_of(matrix, plan.column_norm)
+    emphasis = emphasis_of(row_weight, len(matrix), plan.damping, matrix.device)
+    # with each row times its emphasis the weighted error is the plain one, here and in all that follows
+    heavy = matrix if row_weight is None else matrix * emphasis[:, None]
     if metric is not None:
         importance = metric.diagonal()
         outlying = importance
     else:
         importance = torch.ones(matrix.shape[1], device=matrix.device)
-        outlying = matrix.square().sum(0) if plan.outlier_share else importance
+        outlying = heavy.square().sum(0) if plan.outlier_share else importance
     main, outliers = _columns(outlying, len(matrix), plan, shared)
-    current = Solution(main, outliers, scale, column, matrix.shape[1])
+    current = Solution(main, outliers, scale, column, matrix.shape[1], emphasis)
     _fit(current, matrix, importance, plan, fixed=bool(shared))
-    target = matrix.T if metric is None else matrix.T.contiguous()
+    target = heavy.T if metric is None else heavy.T.contiguous()
     best, best_error = current, float("inf")
     for _ in range(_ROUNDS):
         _code(current, matrix, metric if plan.second_order else None)
@@ -132,7 +171,7 @@ def solve(matrix: Tensor, hessian: Tensor | None, plan: Plan, shared: Sequence[T
         error = current.error(target, metric)
         if not error < best_error:
             break
-        best, best_error = copy.deepcopy(current), error
+        best, best_error = current.snapshot(), error
     if not shared:
         for part in best.parts:
             part.compact()
@@ -167,7 +206,7 @@ def _fit(current: Solution, matrix: Tensor, importance: Tensor, plan: Plan, fixe
 
     cost = importance * current.column.square()
     cost = cost / cost.max().clamp_min(1e-38)
-    weights = row_weights(current.scale)
+    weights = row_weights(current.row)
     for part in current.parts:
         sizes = (plan.outlier_codebook_size,) if part is current.outliers else plan.sizes
         if not fixed or part is current.outliers:
@@ -176,10 +215,9 @@ def _fit(current: Solution, matrix: Tensor, importance: Tensor, plan: Plan, fixe
 
 def _code(current: Solution, matrix: Tensor, metric: Tensor | None) -> None:
     """Choose the codes of every column, with error feedback where there is a metric."""
-    row, column, weights = current.scale.float(), current.column, row_weights(current.scale)
+    row, column, weights = current.scale.float(), current.column, row_weights(current.row)
     for part in current.parts:
-        shape = len(part.index), -(-len(matrix) // part.length)
-        part.codes = [torch.zeros(shape, dtype=torch.int32, device=matrix.device) for _ in part.codebooks]
+        part.codes = part.blank_codes(len(matrix))
     if metric is None:
         for part in current.parts:
             for some in part.slices(len(matrix)):
@@ -203,7 +241,7 @@ def _code(current: Solution, matrix: Tensor, metric: Tensor | None) -> None:
 def _refit(current: Solution, target: Tensor, metric: Tensor | None, fixed: bool) -> None:
     """Move codebooks and scale to where the error is least, if that outlives rounding to 16 bits."""
     error = current.error(target, metric)
-    row, column = current.scale.float(), current.column
+    row, column = current.row, current.column
     if not fixed:
         kept = [list(part.codebooks) for part in current.parts]
         books = update_codebooks(current.parts, target, row, column, metric)
@@ -216,6 +254,7 @@ def _refit(current: Solution, target: Tensor, metric: Tensor | None, fixed: bool
             for part, before in zip(current.parts, kept, strict=True):
                 part.codebooks = before
     before_scale = current.scale
-    current.scale = to_half(row * update_scale(current.parts, target, row, column, metric))
+    factor = update_scale(current.parts, target, row, column, metric)
+    current.scale = to_half(before_scale.float() * factor)
     if not current.error(target, metric) < error:
         current.scale = before_scale

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fulgurite.codecs._hessian import input_costs
 from fulgurite.codecs._kmeans import sample, sample_size
 from fulgurite.codecs._vptq_columns import as_vectors, fit_stages
-from fulgurite.codecs._vptq_encode import Plan, over, row_weights, scales_of
+from fulgurite.codecs._vptq_encode import Plan, emphasis_of, over, row_weights, scales_of
 from fulgurite.codecs.base import as_matrix
 
 
@@ -27,7 +28,11 @@ def weight_type(name: str) -> str:
 
 
 def fit_shared(
-    weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], plan: Plan, limit: float | None
+    weights: Mapping[str, Tensor],
+    hessians: Mapping[str, Tensor],
+    plan: Plan,
+    limit: float | None,
+    rows: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, list[str], tuple[Tensor, ...]]]:
     """Group weights and fit each group's codebooks.
 
@@ -37,6 +42,7 @@ def fit_shared(
         plan: Settings.
         limit: Bits per weight that codebooks may cost; a type whose own codebooks cost more shares one,
             and types for which that is still too much share one among them. ``None``: share by type.
+        rows: Row weights of some or all.
 
     Yields:
         A name for the group, its members and its codebooks in 16 bits, each ``[k, v]``.
@@ -54,21 +60,25 @@ def fit_shared(
         if limit is not None and bits / numel > limit:
             pooled += members
         elif len(members) > 1:
-            yield kind, members, _fit(members, weights, hessians, plan)
+            yield kind, members, _fit(members, weights, hessians, plan, rows)
     if len(pooled) > 1:
         kinds = dict.fromkeys(weight_type(name) for name in pooled)
-        yield " + ".join(kinds), pooled, _fit(pooled, weights, hessians, plan)
+        yield " + ".join(kinds), pooled, _fit(pooled, weights, hessians, plan, rows)
 
 
 def _fit(
-    members: Sequence[str], weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], plan: Plan
+    members: Sequence[str],
+    weights: Mapping[str, Tensor],
+    hessians: Mapping[str, Tensor],
+    plan: Plan,
+    rows: Mapping[str, Tensor],
 ) -> tuple[Tensor, ...]:
     """Fit codebooks to a sample of all members, each in proportion to its size."""
     total = sum(weights[name].numel() for name in members)
     bound = sample_size(max(plan.sizes))
     vectors, costs = [], []
     for index, name in enumerate(members):
-        part = _vectors(weights[name], hessians.get(name), plan)
+        part = _vectors(weights[name], hessians.get(name), plan, rows.get(name))
         generator = torch.Generator().manual_seed(plan.seed + index)
         chosen = sample(*part, -(-bound * weights[name].numel() // total), generator)
         vectors.append(chosen[0])
@@ -76,16 +86,18 @@ def _fit(
     return tuple(fit_stages(torch.cat(vectors), torch.cat(costs), plan.sizes, plan.iterations, plan.seed))
 
 
-def _vectors(weight: Tensor, hessian: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
+def _vectors(
+    weight: Tensor, hessian: Tensor | None, plan: Plan, row_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Vectors over their scales and the cost of an error in each component, 1 on average."""
-    matrix = as_matrix(weight, hessian)
+    matrix = as_matrix(weight, hessian, row_weight)
     scale, column = scales_of(matrix, plan.column_norm)
     factor = torch.ones(matrix.shape[1], device=matrix.device) if column is None else column.float()
-    importance = torch.ones_like(factor) if hessian is None else hessian.diagonal().to(factor)
-    if not importance.any():
-        importance = torch.ones_like(factor)
+    importance = torch.ones_like(factor) if hessian is None else input_costs(hessian).to(factor)
     importance = importance * factor.square()
-    cost = as_vectors(row_weights(scale)[None], plan.vector_length) * importance[:, None, None]
+    emphasis = emphasis_of(row_weight, len(matrix), plan.damping, matrix.device)
+    weights = row_weights(scale.float() * emphasis)
+    cost = as_vectors(weights[None], plan.vector_length) * importance[:, None, None]
     cost = cost / cost.mean().clamp_min(1e-38)
     values = over(over(matrix.T, factor[:, None]), scale.float())
     return as_vectors(values, plan.vector_length).flatten(0, 1), cost.flatten(0, 1)

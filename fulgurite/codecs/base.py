@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -69,6 +69,16 @@ class Encoded:
         return replace(self, tensors={name: part.to(device) for name, part in self.tensors.items()})
 
 
+class Assigner(Protocol):
+    """Chooses the codes of one weight anew, with everything else of it unchanged and in about as many bytes."""
+
+    def assign(self, target: Tensor) -> Tensor:
+        """The values nearest to ``target`` by new codes; both as part ``values`` of the expanded form."""
+
+    def finish(self, target: Tensor) -> Encoded:
+        """The weight with codes for ``target`` in no more bits than it had."""
+
+
 class Codec(ABC):
     """A lossy code for one weight. Settings are fields of a frozen dataclass.
 
@@ -123,6 +133,11 @@ class Codec(ABC):
                 for name, part in trained.items()
             }
         )
+
+    @classmethod
+    def assigner(cls, encoded: Encoded) -> Assigner | None:
+        """What chooses codes anew for changed values, for training the codes; ``None`` where nothing can."""
+        return None
 
     def candidates(self) -> tuple[Codec, ...]:
         """Settings of this technique from few bits to many, for an allocator to choose from."""

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fulgurite.codecs._ecq_assign import Assignment
 from fulgurite.codecs._ecq_fit import Search
 from fulgurite.codecs._ecq_solution import (
     GAIN_LIMIT,
@@ -175,6 +176,11 @@ class EcqCodec(Codec):
         return encoded.with_tensors(stream=stream.to(encoded.tensors["stream"].device))
 
     @override
+    @classmethod
+    def assigner(cls, encoded: Encoded) -> EcqAssigner:
+        return EcqAssigner(encoded)
+
+    @override
     def candidates(self) -> tuple[Codec, ...]:
         return tuple(replace(self, rate=rate) for rate in _LADDER)
 
@@ -188,6 +194,26 @@ class EcqCodec(Codec):
             return None
         more = max(0.1, 0.1 * self.rate) if not severe else max(0.5, 0.25 * self.rate)
         return replace(self, rate=min(HIGHEST_RATE, round(self.rate + more, 3)))
+
+
+class EcqAssigner:
+    """Chooses the magnitudes of one weight anew; see ``Assigner``."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        rows = 1 if len(encoded.shape) < 2 else encoded.shape[0]
+        solution, self._orientation = read_stream(encoded.tensors["stream"], rows, encoded.numel // rows)
+        self._encoded = encoded
+        self._assignment = Assignment(solution)
+
+    def assign(self, target: Tensor) -> Tensor:
+        """Nearest values, ``[out, in]`` as the coded matrix lies."""
+        return self._assignment.assign(target.T).T.contiguous().to(target.device)
+
+    def finish(self, target: Tensor) -> Encoded:
+        """The weight with its new codes."""
+        solution = replace(self._assignment.solution, magnitudes=self._assignment.finish(target.T))
+        stream = write_stream(solution, self._orientation)
+        return self._encoded.with_tensors(stream=stream.to(self._encoded.tensors["stream"].device))
 
 
 _ORIENTATION = ("transposed", "rotated_inputs", "rotated_outputs", "seed")

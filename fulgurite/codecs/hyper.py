@@ -2,7 +2,7 @@ r"""Hyper-compression: a few weights are one number, the place of a point on a c
 
     weight / row rms -> K at a time -> class by size -> nearest point of a winding -> step
                      -> blocks -> least squares on smooth curves -> coefficients -> rounding
-                                                             codes -> pack_bits | ANS
+                           ^- hessian <- error of the block          codes -> pack_bits | ANS
 
 Reference: Fan et al., "Hyper-Compression: Model Compression via Hyperfunction",
 https://arxiv.org/abs/2409.00592, and its code, https://github.com/Juntongkuki/Hyper-Compression.
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
+from fulgurite.codecs._hyper_feedback import place_in_turn, round_in_turn
 from fulgurite.codecs._trajectories import (
     CURVES,
     WINDINGS,
@@ -89,7 +90,7 @@ class HyperCodec(Codec):
     the error at its rate), not 0.1 wide; a class is a cube, not a ring, and radii grow geometrically, not
     evenly (Student-t weights at 6.5 bits: 2.1 dB less error); the direction is ``1/g, 1/g**2, 1/g**3`` in
     place of ``1/(pi + k)``; any tensor is encoded, however small or ill-fitting (the released code keeps
-    those as fp32); entropy coding. ``polynomial`` and ``fourier`` are not in it.
+    those as fp32); entropy coding; the hessian. ``polynomial`` and ``fourier`` are not in it.
 
     Args:
         trajectory: ``ergodic``, ``grid``, ``polynomial`` or ``fourier``.
@@ -101,6 +102,10 @@ class HyperCodec(Codec):
         coefficient_bits: Bits of a coefficient, 2 to 8.
         entropy: Code the codes by their histogram (ANS) where that takes fewer bytes. A winding then has
             a wider inner cube: at one ``num_points`` more error for far fewer bits.
+        second_order: Correct the weights not yet coded for the error of those before, where there is a
+            hessian and whole blocks (``dimension`` or ``block_size`` weights) fill a row. Without
+            ``entropy`` the size is the same.
+        damping: Share of the hessian's mean diagonal that is added to it.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -113,6 +118,7 @@ class HyperCodec(Codec):
 
     name: ClassVar[str] = "hyper"
     continuous: ClassVar[tuple[str, ...]] = ("scale", "extents", "steps")
+    uses_hessian: ClassVar[bool] = True
     trajectory: Trajectory = "ergodic"
     dimension: int = 2
     num_points: int = 1600  # 1600 points and 3 classes: the released code's setting for language models
@@ -121,6 +127,8 @@ class HyperCodec(Codec):
     degree: int = 11
     coefficient_bits: int = 8
     entropy: bool = False
+    second_order: bool = True
+    damping: float = 0.01
 
     def __post_init__(self) -> None:
         if self.trajectory not in get_args(Trajectory):
@@ -138,6 +146,8 @@ class HyperCodec(Codec):
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+        if self.damping < 0:
+            raise ValueError(f"damping must not be negative, got {self.damping}")
         side = side_of(self.num_points, self.dimension)
         if self.trajectory == "grid" and side**self.dimension != self.num_points:
             raise ValueError(
@@ -154,23 +164,31 @@ class HyperCodec(Codec):
         squares = torch.cat([rows.square().mean(1) for rows in some])
         scale = to_half(squares.sqrt())  # as stored: the codes fit the rounded scale
         meta: dict[str, Scalar] = {"trajectory": self.trajectory}
+        block = self.dimension if self.trajectory in WINDINGS else self.block_size
+        metric = hessian if self.second_order and matrix.shape[1] % block == 0 else None
         if self.trajectory in WINDINGS:
             names = ("dimension", "num_points", "num_classes")
-            tensors = self._encode_winding(*self._place(matrix, scale))
+            tensors = self._encode_winding(*self._place(matrix, scale, metric))
         else:
             names = ("block_size", "degree", "coefficient_bits")
-            tensors = self._encode_curve(*self._round(matrix, scale))
+            tensors = self._encode_curve(*self._round(matrix, scale, metric))
         meta.update({name: getattr(self, name) for name in names})
         meta["entropy"] = "codes" not in tensors
         tensors["scale"] = scale
         return Encoded(self.name, tuple(weight.shape), dtype_name(weight.dtype), tensors, meta)
 
-    def _place(self, matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _place(
+        self, matrix: Tensor, scale: Tensor, metric: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Class and step of each vector, the points and the extents."""
         vectors = _blocks(_unit(matrix, scale), self.dimension)
         points = winding(self.trajectory, self.dimension, self.num_points).to(vectors.device)
         extents = fit_extents(vectors, self.num_points, self.num_classes, self.entropy)
-        return *place(vectors, points, extents), points, extents
+        if metric is None:
+            return *place(vectors, points, extents), points, extents
+        unit = vectors.reshape(matrix.shape)
+        found = place_in_turn(unit, metric, points, extents, self.damping, any_class=not self.entropy)
+        return *found, points, extents
 
     def _encode_winding(
         self, classes: Tensor, steps: Tensor, points: Tensor, extents: Tensor
@@ -196,12 +214,16 @@ class HyperCodec(Codec):
     def _place_bits(self) -> int:
         return max(0, (self.num_points - 1).bit_length() - (_SHELLS.bit_length() - 1))
 
-    def _round(self, matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def _round(self, matrix: Tensor, scale: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
         """The coefficients of each block as symbols, uint8 ``[blocks, degree + 1]``, and the steps."""
         blocks = _blocks(_unit(matrix, scale), self.block_size)
-        coefficients = blocks @ basis(self.trajectory, self.block_size, self.degree).to(blocks.device)
+        curves = basis(self.trajectory, self.block_size, self.degree).to(blocks.device)
+        coefficients = blocks @ curves
         top = self._top
         steps = fit_steps(coefficients, top)
+        if metric is not None:
+            levels = round_in_turn(blocks.reshape(matrix.shape), metric, curves, steps, top, self.damping)
+            return levels.add_(top).to(torch.uint8), steps
         symbols = torch.empty(coefficients.shape, dtype=torch.uint8, device=blocks.device)
         count = max(1, _CHUNK // coefficients.shape[1])
         for part, some in zip(torch.split(symbols, count), torch.split(coefficients, count), strict=True):
@@ -219,6 +241,16 @@ class HyperCodec(Codec):
             if stream.numel() < codes.numel():
                 return {"stream": stream.to(codes.device), "steps": steps}
         return {"codes": codes, "steps": steps}
+
+    @override
+    def candidates(self) -> tuple[Codec, ...]:
+        if (
+            self.trajectory in CURVES
+        ):  # all degrees: a coefficient that is dropped loses more than a coarse one
+            last = self.block_size - 1
+            return tuple(replace(self, degree=last, coefficient_bits=bits) for bits in range(2, 9))
+        counts = [side**self.dimension for side in (4, 8, 16, 32, 64)]
+        return tuple(replace(self, num_points=count) for count in counts if count <= _MAX_POINTS)
 
     @override
     def relaxed(self, severe: bool) -> HyperCodec | None:

@@ -1,14 +1,18 @@
 r"""SeedLM: a block of weights as the seed of a pseudo-random matrix and a few latents.
 
     weight -> / scale of its row -> blocks of C -> best seed of 2^K - 1 -> seeds (K bits)
-                     \                                   \-> latents of P -> exponent (4 bits), levels
-                      \-> rms of the row -> scale (fp16)
+                     \                ^        \         \-> latents of P -> exponent (4 bits), levels
+                      \                \- hessian <- error of the block
+                       \-> rms of the row -> scale (fp16)
 
 Reference: Shafipour et al., "SeedLM: Compressing LLM Weights into Seeds of Pseudo-Random Generators",
 ICLR 2025, https://arxiv.org/abs/2410.10714, sections 3 and 4.
 Differs from the paper: rows are scaled to unit rms first, because 4 bits of exponent are an absolute
 range that real weights fall out of; the exponent is ``ceil(log2(max |t| / 7.5))``, which uses all levels;
-the search (``_seed_search``) gives the same argmin over all seeds but quantises only those that can win.
+the search (``_seed_search``) gives the same argmin over all seeds but quantises only those that can win;
+with a hessian the blocks of a row go one after another, the later ones make up for the earlier ones' errors
+(block LDL feedback, Tseng et al., "QuIP#", https://arxiv.org/abs/2402.04396, section 4.1), and the seed is the
+best under what an error of the block then costs, not under the plain square.
 
 What decoding computes, for a block of seed ``s``, exponent code ``e`` and levels ``q``:
 ``w[c] = (sum_p V[c, p] q[p]) * (2^(e - 6 - B) / (2^(K-1) - 1)) * scale[row]``, with ``V`` the whole numbers
@@ -29,8 +33,9 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
+from fulgurite.codecs._hessian import block_feedback
 from fulgurite.codecs._lfsr import TAPS, denominator, next_state
-from fulgurite.codecs._seed_search import search
+from fulgurite.codecs._seed_search import Choice, search
 from fulgurite.codecs._seed_tables import EXPONENT_CODES, Layout
 from fulgurite.codecs.base import Codec, Encoded, as_matrix, dtype_name, restore, to_half
 from fulgurite.coding import decode_symbols, encode_symbols, pack_bits, unpack_bits
@@ -59,6 +64,9 @@ class SeedLMCodec(Codec):
         polish: Search over the neighbours of the rounded latents too; the seed is then the best of
             all by the polished error. Same size, about 6 % less squared error, slower.
         entropy: Code exponents and latents by their histograms (ANS). Seeds have no redundancy.
+        second_order: Correct the blocks not yet coded for each block's error, where there is a hessian and
+            ``block_size`` divides the row. Same size, two to five times slower.
+        damping: Share of the hessian's mean diagonal that is added to it.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -71,8 +79,7 @@ class SeedLMCodec(Codec):
 
     name: ClassVar[str] = "seedlm"
     continuous: ClassVar[tuple[str, ...]] = ("scale",)
-    # weights of columns would make the bound of the search depend on where in its row a block begins
-    uses_hessian: ClassVar[bool] = False
+    uses_hessian: ClassVar[bool] = True
     block_size: int = 8
     latent_size: int = 3
     seed_bits: int = 16
@@ -80,6 +87,8 @@ class SeedLMCodec(Codec):
     row_scale: bool = True
     polish: bool = False
     entropy: bool = False
+    second_order: bool = True
+    damping: float = 0.01
 
     def __post_init__(self) -> None:
         if not 1 <= self.block_size <= _MAX_BLOCK:
@@ -92,6 +101,8 @@ class SeedLMCodec(Codec):
             raise ValueError(f"seed_bits must be in [{min(TAPS)}, {max(TAPS)}], got {self.seed_bits}")
         if not 1 <= self.latent_bits <= 4:
             raise ValueError(f"latent_bits must be in [1, 4], got {self.latent_bits}")
+        if self.damping < 0:
+            raise ValueError(f"damping must not be negative, got {self.damping}")
 
     @override
     def encode(
@@ -101,11 +112,14 @@ class SeedLMCodec(Codec):
         layout = self._layout
         scale = self._scale(matrix)
         divisor = scale.float()[:, None]
-        flat = (matrix / torch.where(divisor > 0, divisor, torch.inf)).reshape(-1)
-        padding = -flat.numel() % self.block_size
-        blocks = (functional.pad(flat, (0, padding)) if padding else flat).reshape(-1, self.block_size)
-        del flat
-        best = search(blocks, layout, self.polish)
+        unit = matrix / torch.where(divisor > 0, divisor, torch.inf)
+        if self.second_order and hessian is not None and matrix.shape[1] % self.block_size == 0:
+            best = self._search_in_turn(unit, hessian)
+        else:
+            padding = -unit.numel() % self.block_size
+            flat = functional.pad(unit.reshape(-1), (0, padding)) if padding else unit
+            del unit
+            best = search(flat.reshape(-1, self.block_size), layout, self.polish)
         codes = layout.codes(best.levels.int())  # [blocks, P]
         tensors = {"seeds": pack_bits(best.seed, self.seed_bits), "scale": scale}
         if self.entropy:
@@ -123,6 +137,25 @@ class SeedLMCodec(Codec):
         }
         return Encoded(self.name, tuple(weight.shape), dtype_name(weight.dtype), tensors, meta)
 
+    def _search_in_turn(self, unit: Tensor, hessian: Tensor) -> Choice:
+        """The blocks of a row one after another, each corrected for the errors of those before.
+
+        Args:
+            unit: The weight over its scales, ``[out, in]``.
+            hessian: ``[in, in]``.
+
+        Returns:
+            What ``search`` returns, in row-major order.
+        """
+        found: dict[int, Choice] = {}
+
+        def quantise(number: int, blocks: Tensor, root: Tensor) -> Tensor:
+            found[number] = best = search(blocks, self._layout, self.polish, root)
+            return _rebuild(best.seed, best.exponent.int(), best.levels.int(), self._layout)
+
+        block_feedback(unit, hessian, quantise, self.block_size, self.damping)
+        return Choice.interleaved([found[number] for number in range(len(found))])
+
     @property
     def _layout(self) -> Layout:
         return Layout(self.block_size, self.latent_size, self.seed_bits, self.latent_bits)
@@ -133,6 +166,12 @@ class SeedLMCodec(Codec):
         some = max(1, (1 << 20) // rows.shape[1])  # at a time: bounds the float64 copies
         squares = [part.double().square().mean(1) for part in torch.split(rows, some)]
         return to_half(torch.cat(squares).sqrt().float())
+
+    @override
+    def candidates(self) -> tuple[Codec, ...]:
+        # the layouts of the paper, whatever the width of the register
+        layouts = ((12, 4), (8, 3))
+        return tuple(replace(self, block_size=c, latent_size=p, latent_bits=4) for c, p in layouts)
 
     @override
     def relaxed(self, severe: bool) -> SeedLMCodec | None:

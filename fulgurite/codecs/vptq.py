@@ -29,6 +29,8 @@ from fulgurite.coding import decode_symbols, encode_symbols, pack_bits, unpack_b
 
 _TOP_BITS = 12.0  # index bits per weight at which the ladder ends: little is left to win above fp16's 11
 _TOP_SIZE = 4096
+# vector length and codewords for 1 to 4 bits: pairs from 1.5 on, whose codebooks a small weight can bear too
+_LADDER = ((4, 16), (2, 8), (2, 16), (2, 32), (2, 64), (2, 128), (2, 256))
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class VptqCodec(Codec):
         row_weight: Tensor | None,
         shared: Sequence[Tensor],
     ) -> Encoded:
-        found = solve(as_matrix(weight, hessian, row_weight), hessian, self.plan, shared)
+        found = solve(as_matrix(weight, hessian, row_weight), hessian, self.plan, shared, row_weight)
         codes, tensors = _parts(found)
         packed = {name: pack_bits(values, _width(size)) for name, (values, size) in codes.items()}
         entropy = False
@@ -155,10 +157,18 @@ class VptqCodec(Codec):
             return bound
         limit = self.share_above if self.share == "auto" else None
         settings = {spec.name: getattr(self, spec.name) for spec in fields(VptqCodec)}
-        for group, members, codebooks in fit_shared(weights, hessians or {}, self.plan, limit):
+        found = fit_shared(weights, hessians or {}, self.plan, limit, row_weights or {})
+        for group, members, codebooks in found:
             codec = BoundVptqCodec(**settings, group=group, codebooks=codebooks)
             bound.update(dict.fromkeys(members, codec))
         return bound
+
+    @override
+    def candidates(self) -> tuple[Codec, ...]:
+        return tuple(
+            replace(self, vector_length=length, codebook_size=size, residual_codebook_size=0)
+            for length, size in _LADDER
+        )
 
     @override
     def relaxed(self, severe: bool) -> VptqCodec | None:
@@ -218,10 +228,17 @@ class BoundVptqCodec(VptqCodec):
             weight, hessian, row_weight, tuple(book.to(weight.device) for book in self.codebooks)
         )
 
+    @property
+    def _unbound(self) -> VptqCodec:
+        return VptqCodec(**{spec.name: getattr(self, spec.name) for spec in fields(VptqCodec)})
+
+    @override
+    def candidates(self) -> tuple[Codec, ...]:
+        return self._unbound.candidates()  # other codebooks: to be bound again
+
     @override
     def relaxed(self, severe: bool) -> VptqCodec | None:
-        settings = {spec.name: getattr(self, spec.name) for spec in fields(VptqCodec)}
-        return VptqCodec(**settings).relaxed(severe)  # other codebooks: to be bound again
+        return self._unbound.relaxed(severe)
 
 
 def _parts(found: Solution) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Tensor]]:
@@ -235,7 +252,8 @@ def _parts(found: Solution) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Te
         padded = [functional.pad(book, (0, 0, 0, size - len(book))) for book in books]
         # a shared codebook must stay bit for bit the same, so it is not copied
         tensors[prefix + "codebook"] = torch.stack(padded) if len(padded) > 1 else books[0][None]
-        codes[prefix + "codes"] = torch.cat([part.codes[stage] for part in found.main]), size
+        whole = [part.codes[stage] for part in found.main]
+        codes[prefix + "codes"] = torch.cat(whole) if len(whole) > 1 else whole[0], size
     if found.outliers is not None:
         mask = torch.zeros(found.num_columns, dtype=torch.int32, device=found.scale.device)
         mask[found.outliers.index] = 1
