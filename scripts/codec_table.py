@@ -33,6 +33,18 @@ _SAMPLE = 1 << 15  # weights: SeedLM tries 65535 seeds for each block
 
 # codec -> (curve in the plot, what changes along it, the codec's arguments, weights measured or None for all)
 SETTINGS: dict[str, list[tuple[str, str, dict[str, Any], int | None]]] = {
+    "ecq": [
+        *[
+            (
+                f"ecq, {states} states" if states > 1 else "ecq, scalar",
+                f"{rate:g} bits",
+                {"rate": rate, "states": states},
+                None,
+            )
+            for states in (1, 4, 8, 32, 256)
+            for rate in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+        ],
+    ],
     "fp16": [("fp16", "", {}, None)],
     "uniform": [
         *[("uniform", f"{b} bits, groups of 128", {"bits": b}, None) for b in range(2, 9)],
@@ -109,6 +121,11 @@ ABOUT = {
         "Evenly spaced levels for a group of weights, the baseline of all others "
         "([Jacob et al. 2018](https://arxiv.org/abs/1712.05877)). Its codes can be entropy-coded."
     ),
+    "ecq": (
+        "A trellis quantiser whose output is entropy-coded, at any real rate "
+        "([Fischer and Wang 1992](https://doi.org/10.1109/18.119687); steps and feedback as "
+        "[WaterSIC 2026](https://arxiv.org/abs/2603.04956) has them). Here without a hessian, as pure coding."
+    ),
     "seedlm": (
         "Blocks of weights as a seed of a shift register and a few latents; no codebook is stored "
         "([Shafipour et al. 2024](https://arxiv.org/abs/2410.10714))."
@@ -133,9 +150,10 @@ weight (codes, scales, codebooks and tables, nothing left out) against the norma
 It is pure coding of weights: no calibration data, no fine-tuning. What a network loses is another
 question, but at one rate a smaller NMSE is a better start.
 
-Two things stand out. The shortest way to a small error is even rounding and an entropy coder. And weights
-are noise to a smooth curve: a polynomial or a cosine series cut to half of its degrees loses half of the
-energy, of trained weights as of random ones.
+Two things stand out. The shortest way to a small error is even rounding and an entropy coder, and a trellis
+(`ecq`) wins back most of what rounding leaves to the bound, at every rate. And weights are noise to a smooth
+curve: a polynomial or a cosine series cut to half of its degrees loses half of the energy, of trained
+weights as of random ones.
 
 ![NMSE against bits per weight]($plot)
 
