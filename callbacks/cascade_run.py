@@ -13,29 +13,32 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from safetensors.torch import save_file
 from torch import Tensor
 
+from callbacks.allocation_run import AllocationRun
 from callbacks.console import Console
 from callbacks.interrupt import StopOnSignal
 from callbacks.recommendation import recommend
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
-from callbacks.stages.encoding import Hessians, encode_weights, read_encoded, report_layers
+from callbacks.stages.allocating import Decision
+from callbacks.stages.encoding import encode_weights, read_encoded, report_layers
+from callbacks.stages.fitting import without_growth
+from callbacks.stages.metric_file import METRICS_NAME, Metrics, write_metrics
 from callbacks.stages.refine import refine
 from callbacks.stages.stage import Stage
 from fulgurite.artifact.loading import load
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.reader import RAW, Artifact
 from fulgurite.artifact.writer import write_artifact
-from fulgurite.calibration import second_moments
+from fulgurite.calibration import gather_metrics
 from fulgurite.codecs import Codec, Encoded, Float16Codec
 from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
@@ -57,6 +60,17 @@ class Level:
     name: str
     folder: Path | None
     measures: list[Measure]
+
+
+@dataclass
+class Made:
+    """What encoding has made of the weights of a try."""
+
+    encoded: dict[str, Encoded]
+    plan: Mapping[str, Codec]
+    metrics: Metrics
+    decision: Decision | None
+    seconds: float
 
 
 class CascadeRun:
@@ -129,7 +143,8 @@ class CascadeRun:
         self.data = self.module.data_facts(self.datamodule, self.cascade.limit_windows)
         for stage in self.cascade.stages.values():
             codecs = [stage.codec, *stage.overrides.values()]
-            if stage.refine.steps > 0 or (stage.calibrate and any(codec.uses_hessian for codec in codecs)):
+            calibrates = stage.metric != "identity" and any(codec.uses_hessian for codec in codecs)
+            if stage.refine.steps > 0 or calibrates or stage.allocate is not None:
                 self.module.refinement_windows(self.datamodule, 2)
 
     def _claim(self, recipe: dict[str, Any], fingerprint: str) -> bool:
@@ -223,30 +238,33 @@ class CascadeRun:
         weights = self._source(stage, level)
         kind = type(self.network).__name__
         plan = stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
-        hessians = self._hessians(stage, plan, weights, level, folder)
+        ladders = stage.ladders(plan)
+        metrics = self._metrics(stage, ladders, level, folder)
         chosen = {weight: weights[weight] for weight in plan}
-        codecs = bind(plan, chosen, hessians)
-        with self.console.encoding(index, name, len(plan), folder / "layers") as progress:
 
-            def advance(weight: str, encoded: Encoded) -> None:
-                progress(weight, encoded)
-                self.stop.check()
+        def encode(codecs: Mapping[str, Codec]) -> None:
+            self._encode(index, name, bind(codecs, chosen, metrics), chosen, metrics, folder)
 
-            encode_weights(
-                chosen,
-                codecs,
-                hessians,
-                folder / "layers",
-                rank=self.rank,
-                world_size=self.world_size,
-                device=self.device,
-                progress=advance,
-            )
-            self.trainer.strategy.barrier("encoded")
+        decision = None
+        if stage.allocate is None:
+            encode(plan)
+        else:
+            decision = AllocationRun(
+                self,
+                name,
+                stage,
+                folder,
+                weights=chosen,
+                ladders=ladders,
+                metrics=metrics,
+                complete=lambda encoded: self._complete(level, encoded),
+                network=lambda: self._network_of(stage, level),
+                encode=encode,
+            ).execute()
         if self.rank == 0:
-            encoded = self._rest(level) | read_encoded(folder / "layers", list(plan))
-            encoded = {weight: encoded[weight] for weight in [*self.parameters, *self._raw_names()]}
-            self._judge(index, name, stage, number, level, changes, encoded, plan, clock)
+            encoded = self._complete(level, read_encoded(folder / "layers", list(plan)))
+            made = Made(encoded, plan, metrics, decision, time.monotonic() - clock)
+            self._judge(index, name, stage, number, level, changes, made)
         self.trainer.strategy.barrier("judged")
         outcome = self.folder.load_try(name, number)
         if outcome is None:
@@ -254,6 +272,34 @@ class CascadeRun:
                 f"{folder}: rank {self.rank} does not see what rank 0 wrote; is the folder shared?"
             )
         return outcome
+
+    def _encode(
+        self,
+        index: int,
+        name: str,
+        codecs: Mapping[str, Codec],
+        weights: Mapping[str, Tensor],
+        metrics: Metrics,
+        folder: Path,
+    ) -> None:
+        """Encode this rank's share of the weights, and wait for the others."""
+        with self.console.encoding(index, name, len(codecs), folder / "layers") as progress:
+
+            def advance(weight: str, encoded: Encoded) -> None:
+                progress(weight, encoded)
+                self.stop.check()
+
+            encode_weights(
+                weights,
+                codecs,
+                metrics,
+                folder / "layers",
+                rank=self.rank,
+                world_size=self.world_size,
+                device=self.device,
+                progress=advance,
+            )
+            self.trainer.strategy.barrier("encoded")
 
     def _judge(
         self,
@@ -263,20 +309,18 @@ class CascadeRun:
         number: int,
         level: Level,
         changes: list[str],
-        encoded: dict[str, Encoded],
-        plan: Mapping[str, Codec],
-        clock: float,
+        made: Made,
     ) -> None:
         """Refine, write, load and score a try; rank 0 only."""
         folder = self.folder.try_folder(name, number)
-        seconds = {"encode": time.monotonic() - clock}
+        seconds = {"encode": made.seconds}
         clock = time.monotonic()
-        refinement = None
+        encoded, refinement = made.encoded, None
         if stage.refine.steps > 0:
             encoded, refinement = self._refine(name, stage, encoded, folder)
         seconds["refine"] = time.monotonic() - clock
         clock = time.monotonic()
-        manifest = self._write(folder / "artifact", encoded)
+        manifest, encoded = self._write_within(folder / "artifact", name, made, encoded)
         compressed = load(folder / "artifact", device=self.device)  # as a user gets it
         evaluation = self._evaluate(compressed, name)
         evaluation.save(folder / "scores.npz")
@@ -287,7 +331,7 @@ class CascadeRun:
         before = self.reference_bytes if level.folder is None else read_manifest(level.folder).num_bytes
         verdict = demand_fewer_bytes(verdict, manifest.num_bytes, before)
         seconds["evaluate"] = time.monotonic() - clock
-        layers = report_layers(self.parameters, {weight: encoded[weight] for weight in plan})
+        layers = report_layers(self.parameters, {name: encoded[name] for name in made.plan}, made.metrics)
         diagnosis = diagnose(verdict, {layer.weight: layer.nmse for layer in layers})
         self.folder.save_try(
             name,
@@ -300,11 +344,18 @@ class CascadeRun:
                 "ratio": self.reference_bytes / manifest.num_bytes,
                 "bits_per_weight": manifest.bits_per_weight,
                 "seconds": seconds,
+                "metric": {"kind": stage.metric, "fallbacks": made.metrics.fallbacks}
+                if made.metrics
+                else None,
+                "allocation": None if made.decision is None else made.decision.told(),
                 "refine": refinement,
                 "gate": verdict.to_dict(),
                 "facts": dict(evaluation.facts),
                 "diagnosis": None if verdict.severity == "none" else diagnosis.sentence,
-                "layers": [asdict(layer) for layer in layers],
+                "layers": [
+                    asdict(layer) | (made.decision.told_of(layer.weight) if made.decision else {})
+                    for layer in layers
+                ],
             },
         )
 
@@ -337,38 +388,45 @@ class CascadeRun:
             if name not in self.parameters and name not in self.aliases
         ]
 
-    def _hessians(
-        self,
-        stage: Stage,
-        plan: Mapping[str, Codec],
-        weights: Mapping[str, Tensor],
-        level: Level,
-        folder: Path,
-    ) -> Hessians:
-        wanted = [name for name, codec in plan.items() if codec.uses_hessian]
-        if not stage.calibrate or not wanted:
-            return Hessians(None)
-        path = folder / "hessians.safetensors"
+    def _complete(self, level: Level, encoded: Mapping[str, Encoded]) -> dict[str, Encoded]:
+        """All entries of the network, in its order."""
+        entries = self._rest(level) | dict(encoded)
+        return {name: entries[name] for name in [*self.parameters, *self._raw_names()]}
+
+    def _network_of(self, stage: Stage, level: Level) -> Any:
+        """The network whose weights a stage codes."""
+        if stage.source == "previous" and level.folder is not None:
+            return load(level.folder, device=self.device)
+        return self.network
+
+    def _metrics(
+        self, stage: Stage, ladders: Mapping[str, Sequence[Codec]], level: Level, folder: Path
+    ) -> Metrics:
+        """The metrics of the weights whose codecs use one; rank 0 gathers them."""
+        wanted = [name for name, ladder in ladders.items() if any(codec.uses_hessian for codec in ladder)]
+        if stage.metric == "identity" or not wanted:
+            return Metrics(None)
+        path = folder / METRICS_NAME
         if self.rank == 0 and not path.exists():
-            network = self.network
-            if stage.source == "previous" and level.folder is not None:
-                network = load(level.folder, device=self.device)
-            batches = self.module.calibration_batches(self.datamodule)
             with self.console.calibrating() as progress:
 
                 def advance(done: int) -> None:
                     progress(done)
                     self.stop.check()
 
-                found = second_moments(network, batches, wanted, progress=advance)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {name: hessian.cpu().contiguous() for name, hessian in found.items()},
-                path.with_suffix(".new"),
-            )
-            path.with_suffix(".new").replace(path)
+                found = gather_metrics(
+                    self._network_of(stage, level),
+                    self.module.calibration_batches(self.datamodule),
+                    wanted,
+                    stage.metric,
+                    sampled_loss=self.module.sampled_loss,
+                    progress=advance,
+                )
+            write_metrics(path, found)
         self.trainer.strategy.barrier("calibrated")
-        return Hessians(path)
+        metrics = Metrics(path)
+        self.console.fallbacks(stage.metric, metrics.fallbacks)
+        return metrics
 
     def _refine(
         self, name: str, stage: Stage, encoded: dict[str, Encoded], folder: Path
@@ -402,7 +460,26 @@ class CascadeRun:
         }
         return encoded | dict(result.encoded), facts
 
-    def _write(self, folder: Path, encoded: Mapping[str, Encoded]) -> Manifest:
+    def _write_within(
+        self, folder: Path, name: str, made: Made, refined: dict[str, Encoded]
+    ) -> tuple[Manifest, dict[str, Encoded]]:
+        """Write a try's artefact within the limit that its allocation has met, whatever refinement did."""
+        encoded, given_up = refined, set[str]()
+        manifest = self.write(folder, encoded)
+        while made.decision is not None:
+            coded = {weight: encoded[weight] for weight in made.plan}
+            excess = made.decision.excess(manifest.num_bytes, coded)
+            encoded, undone = without_growth(made.encoded, encoded, excess)
+            if not undone:
+                break
+            given_up.update(undone)
+            manifest = self.write(folder, encoded)
+        if given_up:
+            self.record.note(f"{name}: {len(given_up)} weights are not refined, to stay within the limit")
+        return manifest, encoded
+
+    def write(self, folder: Path, encoded: Mapping[str, Encoded]) -> Manifest:
+        """Write the network as an artefact."""
         return write_artifact(
             folder,
             encoded,
@@ -448,14 +525,12 @@ class CascadeRun:
         return read_manifest(self.folder.artifact) if self.folder.artifact.exists() else None
 
 
-def bind(
-    plan: Mapping[str, Codec], weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor]
-) -> dict[str, Codec]:
+def bind(plan: Mapping[str, Codec], weights: Mapping[str, Tensor], metrics: Metrics) -> dict[str, Codec]:
     """Let each codec of a plan look at all the weights that it is to code."""
     bound: dict[str, Codec] = {}
     for codec in dict.fromkeys(plan.values()):
         names = [name for name in plan if plan[name] == codec]
-        bound |= codec.bind({name: weights[name] for name in names}, hessians)
+        bound |= codec.bind({name: weights[name] for name in names}, metrics.hessians, metrics.row_weights)
     return {name: bound[name] for name in plan}
 
 

@@ -11,6 +11,7 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from callbacks.stages.allocating import Decision
 from fulgurite.codecs import Encoded
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.statistics import minimum_detectable_drop
@@ -36,10 +37,12 @@ class Console:
         self._console = console or RichConsole(highlight=False, soft_wrap=True)
         self._enabled = enabled
         self._total = 0
+        self._items = "windows"  # what a score is measured on, one by one
 
     def header(self, run: CascadeRun) -> None:
         """The network, and where the run writes."""
         self._total = len(run.cascade.stages)
+        self._items = str(run.data.get("items", "windows"))
         count = sum(weight.numel() for weight in run.parameters.values())
         kind = type(run.network).__name__
         name = run.cascade.name or run.folder.path.name
@@ -53,12 +56,12 @@ class Console:
             f"{measure.name.replace('_', ' ')} {format_score(measure.value, measure.unit)}"
             for measure in evaluation.measures
         )
-        self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} windows")
+        self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} {self._items}")
         drops = [minimum_detectable_drop(measure) for measure in evaluation.measures]
         visible = max((drop for drop in drops if drop != float("inf")), default=None)
         if visible is not None:
             self._line(
-                f"{'':<{_LABEL}} that many windows tell a loss of {100 * visible:.1f} points from none"
+                f"{'':<{_LABEL}} that many {self._items} tell a loss of {100 * visible:.1f} points from none"
             )
 
     def verdict(self, verdict: Verdict, diagnosis: str | None = None) -> None:
@@ -113,6 +116,34 @@ class Console:
                 close(f"{format_bytes(sum(sizes))} with headers")
 
     @contextmanager
+    def measuring(self, count: int, folder: Path) -> Iterator[Callable[[str], None]]:
+        """A bar over weights whose curves are measured."""
+        with self._bar("    measure", count, "weights", transient=True) as (advance, _):
+            # other ranks show in the folder only
+            yield lambda weight: advance(len(list(folder.glob("*.json"))), weight)
+
+    def allocated(self, decision: Decision, numel: Mapping[str, int]) -> None:
+        """How bits were given out, in one line."""
+        bits = {name: choice.bits for name, choice in decision.choices.items()}
+        mean = sum(bits[name] * numel[name] for name in bits) / sum(numel.values())
+        exact = sum(value >= 16 for value in bits.values())
+        facts = decision.facts
+        loss = facts["predicted_loss"]
+        notes = [
+            f"{mean:.2f} bits per weight by {facts['strategy']}, {min(bits.values()):.2f} to {max(bits.values()):.2f}",
+            f"{exact} of {len(bits)} weights in 16 bits" if exact else "",
+            f"predicted loss {loss:.3g} nats" if loss is not None else "",
+            "no weight's effect stands out of the noise: by the metric alone"
+            if facts.get("slopes_measured") is False
+            else "",
+        ]
+        self._line(f"    {'allocate':<{_LABEL - 4}} {', '.join(filter(None, notes))}")
+
+    def corrected(self, decision: Decision) -> None:
+        """Weights are encoded again, to meet a limit in bytes."""
+        self._line(f"    {'':<{_LABEL - 4}} correction {decision.round}, to meet the limit in bytes")
+
+    @contextmanager
     def refining(self, steps: int) -> Iterator[Callable[[int, float], None]]:
         """A bar over optimiser steps, with the loss."""
         last = [float("nan")]
@@ -127,9 +158,9 @@ class Console:
 
     @contextmanager
     def evaluating(self, title: str, windows: int) -> Iterator[Callable[[int], None]]:
-        """A bar over held-out windows."""
+        """A bar over held-out windows, or whatever the items are."""
         label = "reference" if title == "reference" else "    evaluate"
-        with self._bar(label, windows, "windows", transient=True) as (advance, _):
+        with self._bar(label, windows, self._items, transient=True) as (advance, _):
             yield lambda done: advance(done, "")
 
     @contextmanager
@@ -137,6 +168,16 @@ class Console:
         """A count of calibration batches."""
         with self._bar("    calibrate", None, "batches", transient=True) as (advance, _):
             yield lambda done: advance(done, "")
+
+    def fallbacks(self, kind: str, fallbacks: Sequence[Mapping[str, str]]) -> None:
+        """Weights that have no metric of the kind that was asked for, in one line; nothing where all have."""
+        if fallbacks:
+            first, more = fallbacks[0], len(fallbacks) - 1
+            others = f", and {more} more" if more else ""
+            self._line(
+                f"    {'metric':<{_LABEL - 4}} {first['kind']} instead of {kind} for "
+                f"{escape(first['weight'])} ({escape(first['reason'])}){others}"
+            )
 
     @contextmanager
     def _bar(

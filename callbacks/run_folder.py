@@ -157,7 +157,7 @@ class RunFolder:
         folder = self.try_folder(stage, number)
         write_file(folder / "try.json", json.dumps(outcome, indent=1).encode())
         shutil.rmtree(folder / "layers", ignore_errors=True)
-        for leftover in ("hessians.safetensors", "hessians.new", "refine.ckpt", "refine.new"):
+        for leftover in ("metrics.safetensors", "metrics.new", "refine.ckpt", "refine.new"):
             (folder / leftover).unlink(missing_ok=True)
 
     def load_try(self, stage: str, number: int) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from callbacks.stages.allocating import Decision
 from callbacks.stages.stage import Stage
 from fulgurite._version import __version__
 from fulgurite.artifact.files import sha256_folder
@@ -81,6 +82,7 @@ class RunRecord:
         """The reference was measured."""
         data = self._run.data
         self._record["data"] = {key: data.get(key) for key in ("description", "windows", "tokens", "bytes")}
+        self._record["data"] |= {key: data[key] for key in ("items",) if key in data}
         self._record["reference"] = {
             "num_bytes": self._run.reference_bytes,
             "checkpoint_bytes": _checkpoint_bytes(self._record["model"]["source"]),
@@ -139,6 +141,11 @@ class RunRecord:
         }
         self._event("try", stage=name, gate=gate, **facts)
         self._write()
+
+    def allocated(self, name: str, decision: Decision) -> None:
+        """It was decided which weight gets how many bits."""
+        bits = {weight: choice.bits for weight, choice in decision.choices.items()}
+        self._event("allocation", stage=name, **decision.told(), bits=bits)
 
     def accepted(self, name: str, outcome: Mapping[str, Any]) -> None:
         """The last try is the new level."""

@@ -127,3 +127,70 @@ def compress(
         return status, folder
 
     return run
+
+
+ENCODER_WORDS = [
+    *("red", "blue", "old", "new", "cat", "dog", "bird", "man", "girl", "boat"),
+    *("tree", "house", "runs", "sits", "eats", "sees", "sings", "over", "under", "near"),
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of 20 thousand random weights with a WordPiece tokenizer, as sentence-transformers lays it out."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from fulgurite.models import Pooling
+
+    folder = tmp_path_factory.mktemp("encoder")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: index for index, word in enumerate([*special, *ENCODER_WORDS, "##s", "##er"])}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    tokenizer.save_pretrained(str(folder))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            intermediate_size=72,  # no power of two, as real networks have
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=24,
+            initializer_range=0.1,
+        )
+        BertModel(config).save_pretrained(folder)
+    for name, data in Pooling(max_length=20).files(config.hidden_size).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rated_sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of train.jsonl and test.jsonl: pairs of sentences, rated by the share of words in common."""
+    folder = tmp_path_factory.mktemp("pairs")
+    chance = random.Random(0)
+    for split, count in (("train", 60), ("test", 150)):
+        lines = []
+        for _ in range(count):
+            words = chance.sample(ENCODER_WORDS, chance.randint(4, 8))
+            changed = chance.randint(0, len(words))
+            other = words[changed:] + chance.sample(ENCODER_WORDS, changed)
+            score = round(5 * (1 - changed / len(words)), 1)
+            pair = {
+                "sentence1": " ".join(words).capitalize() + ".",
+                "sentence2": " ".join(other),
+                "score": score,
+            }
+            lines.append(json.dumps(pair))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder

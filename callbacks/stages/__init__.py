@@ -1,6 +1,7 @@
 """Stages: callbacks that compress."""
 
+from callbacks.stages.allocating import Allocate
 from callbacks.stages.refine import Refine
 from callbacks.stages.stage import Stage
 
-__all__ = ["Refine", "Stage"]
+__all__ = ["Allocate", "Refine", "Stage"]

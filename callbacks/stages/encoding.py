@@ -6,60 +6,49 @@ artefact): the file is at the same time what a restarted run goes on from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from callbacks.stages.selection import share_out
 from fulgurite.artifact.encoded_file import load_encoded, save_encoded
 from fulgurite.artifact.errors import ArtifactError
-from fulgurite.codecs import Codec, Encoded, decode, nmse
+from fulgurite.calibration import Metric
+from fulgurite.codecs import Codec, Encoded, as_matrix, decode, nmse
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one weight."""
+    """What became of one weight.
+
+    Args:
+        weight: Its name.
+        codec: Name of the codec that holds it.
+        num_bytes: Of its packed parts.
+        bits_per_weight: Stored, scales and codebooks included.
+        nmse: ``|W - W_hat|^2 / |W|^2``.
+        weighted_error: The same with squares that its metric weights; ``None`` where it has no metric, or that
+            is the identity.
+    """
 
     weight: str
     codec: str
     num_bytes: int
     bits_per_weight: float
     nmse: float
+    weighted_error: float | None = None
 
 
 Progress = Callable[[str, Encoded], None]
 
 
-class Hessians(Mapping[str, Tensor]):
-    """Second moments in a safetensors file, read one at a time."""
-
-    def __init__(self, path: Path | None) -> None:
-        opened: Any = None if path is None else safe_open(path, framework="pt")
-        self._file = opened
-        self._names: list[str] = [] if opened is None else sorted(opened.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        if self._file is None or name not in self._names:
-            raise KeyError(name)
-        hessian: Tensor = self._file.get_tensor(name)
-        return hessian
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def encode_weights(
     weights: Mapping[str, Tensor],
     codecs: Mapping[str, Codec],
-    hessians: Mapping[str, Tensor],
+    metrics: Mapping[str, Metric],
     folder: Path,
     *,
     rank: int = 0,
@@ -74,7 +63,7 @@ def encode_weights(
     Args:
         weights: What to encode, by name.
         codecs: The codec of each, after ``bind``.
-        hessians: Second moments by name; a weight may have none.
+        metrics: What an error in each costs, by name; a weight may have none.
         folder: Of this try; the same for all ranks.
         rank: This process.
         world_size: Number of processes.
@@ -89,11 +78,12 @@ def encode_weights(
     for name in [name for name in codecs if name in share]:  # the network's order reads best in the progress
         path = encoded_path(folder, name)
         if (encoded := _finished(path)) is None:
-            hessian = hessians.get(name)
+            metric = metrics.get(name, Metric())
+            hessian, row_weight = (
+                None if part is None else part.to(device) for part in (metric.hessian, metric.row_weight)
+            )
             try:
-                encoded = codecs[name].encode(
-                    weights[name].to(device), None if hessian is None else hessian.to(device)
-                )
+                encoded = codecs[name].encode(weights[name].to(device), hessian, row_weight)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             encoded = encoded.to("cpu")
@@ -112,18 +102,33 @@ def encoded_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.safetensors"
 
 
-def report_layers(weights: Mapping[str, Tensor], encoded: Mapping[str, Encoded]) -> list[LayerReport]:
+def report_layers(
+    weights: Mapping[str, Tensor], encoded: Mapping[str, Encoded], metrics: Mapping[str, Metric]
+) -> list[LayerReport]:
     """Bytes and error of each weight, against what it was made from."""
-    return [
-        LayerReport(
-            name,
-            entry.codec,
-            entry.num_bytes,
-            entry.bits_per_weight,
-            nmse(weights[name].cpu(), decode(entry.to("cpu"))),
+    reports = []
+    for name, entry in encoded.items():
+        weight, decoded = weights[name].cpu(), decode(entry.to("cpu"))
+        reports.append(
+            LayerReport(
+                name,
+                entry.codec,
+                entry.num_bytes,
+                entry.bits_per_weight,
+                nmse(weight, decoded),
+                weighted_error(weight, decoded, metrics.get(name, Metric())),
+            )
         )
-        for name, entry in encoded.items()
-    ]
+    return reports
+
+
+def weighted_error(weight: Tensor, decoded: Tensor, metric: Metric) -> float | None:
+    """The error's cost over that of losing the whole weight; ``None`` where the metric is the identity."""
+    if metric.hessian is None and metric.row_weight is None:
+        return None
+    known = as_matrix(weight)
+    error, whole = metric.cost(known - as_matrix(decoded)), metric.cost(known)
+    return error / whole if whole > 0 else error
 
 
 def _finished(path: Path) -> Encoded | None:

@@ -11,8 +11,10 @@ from typing import Any, Literal
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from callbacks.stages.allocating import Allocate
 from callbacks.stages.refine import Refine
 from callbacks.stages.selection import select_weights
+from fulgurite.calibration import MetricKind
 from fulgurite.codecs import Codec, UniformCodec
 
 PROTECTED = UniformCodec(bits=8, group_size=64, entropy=True)
@@ -28,7 +30,9 @@ class Stage(Callback):
         exclude: Glob patterns to leave out of it.
         overrides: Other codecs for some of the selected weights: pattern to codec, the first match counts.
         source: Code the weights of the ``reference``, or what the ``previous`` accepted stage made of them.
-        calibrate: Gather second moments of the inputs for codecs that use them.
+        metric: In what codecs that use one measure a weight's error: ``identity``, each weight alike; ``input``,
+            what it adds to the layer's own outputs; ``kl``, what it does to the network's.
+        allocate: Give each weight its own bits within one limit; by default all have the codec as it is.
         refine: Training of the continuous parts after encoding.
         min_retention: What this stage must retain of the previous one, 0 to 1; the gate's own by default.
         retries: Further tries with recommended changes after a rejection; the cascade's own by default.
@@ -41,7 +45,8 @@ class Stage(Callback):
         exclude: list[str] | None = None,
         overrides: dict[str, Codec] | None = None,
         source: Literal["reference", "previous"] = "reference",
-        calibrate: bool = True,
+        metric: MetricKind = "input",
+        allocate: Allocate | None = None,
         refine: Refine = Refine(),  # noqa: B008 (frozen)
         min_retention: float | None = None,
         retries: int | None = None,
@@ -55,7 +60,8 @@ class Stage(Callback):
         self.exclude = list(exclude or [])
         self.overrides = dict(overrides or {})
         self.source = source
-        self.calibrate = calibrate
+        self.metric = metric
+        self.allocate = allocate
         self.refine = refine
         self.min_retention = min_retention
         self.retries = retries
@@ -76,11 +82,26 @@ class Stage(Callback):
             select_weights(weights, [pattern], key=f"{key}.overrides", network=network)
         return {name: self._codec_of(name) for name in chosen}
 
+    def ladders(self, plan: Mapping[str, Codec]) -> dict[str, tuple[Codec, ...]]:
+        """What each weight of a plan may become: the codec itself, or what there is to allocate.
+
+        A weight that an override names has that codec and no other.
+        """
+        return {
+            name: (codec,)
+            if self.allocate is None or self._override_of(name) is not None
+            else self.allocate.ladder(codec)
+            for name, codec in plan.items()
+        }
+
     def _codec_of(self, name: str) -> Codec:
+        return self._override_of(name) or self.codec
+
+    def _override_of(self, name: str) -> Codec | None:
         for pattern, codec in self.overrides.items():
             if fnmatchcase(name, pattern):
                 return codec
-        return self.codec
+        return None
 
     def settings(self) -> dict[str, Any]:
         """The settings in plain values, for the record."""
@@ -90,6 +111,8 @@ class Stage(Callback):
             "exclude": self.exclude,
             "overrides": {pattern: describe(codec) for pattern, codec in self.overrides.items()},
             "source": self.source,
+            "metric": self.metric,
+            "allocate": None if self.allocate is None else _described(self.allocate),
             "refine": {
                 field.name: getattr(self.refine, field.name)
                 for field in fields(Refine)
@@ -101,6 +124,8 @@ class Stage(Callback):
     def relaxed(self, severe: bool, protect: Sequence[str] = ()) -> tuple[Stage, list[str]] | None:
         """This stage with what a gate's verdict recommends, and the changes in words.
 
+        Where bits are allocated, the limit is raised, and who gets them is left to the allocation.
+
         Args:
             severe: Take the codec's large step and not its small one.
             protect: Names of weights to give 8 bits from now on.
@@ -109,8 +134,12 @@ class Stage(Callback):
             ``None`` where nothing is left to change.
         """
         changes: list[str] = []
-        codec = self.codec.relaxed(severe)
-        if codec is not None:
+        codec, allocate = None, self.allocate
+        if allocate is not None:
+            allocate, changed = allocate.relaxed(severe)
+            changes.append(changed)
+            protect = ()
+        elif (codec := self.codec.relaxed(severe)) is not None:
             changes += difference(self.codec, codec)
         refined = self.refine
         if severe and self.refine.steps > 0:
@@ -122,7 +151,7 @@ class Stage(Callback):
         if not changes:
             return None
         stage = copy(self)
-        stage.codec = codec or self.codec
+        stage.codec, stage.allocate = codec or self.codec, allocate
         stage.overrides = {**dict.fromkeys(fresh, PROTECTED), **self.overrides}
         stage.refine = refined
         return stage, changes
@@ -133,6 +162,12 @@ def describe(codec: Codec) -> dict[str, Any]:
     values = {field.name: getattr(codec, field.name) for field in fields(codec)}  # type: ignore[arg-type]
     plain = {key: value for key, value in values.items() if isinstance(value, bool | int | float | str)}
     return {"name": codec.name, **plain}
+
+
+def _described(allocate: Allocate) -> dict[str, Any]:
+    values = {field.name: getattr(allocate, field.name) for field in fields(allocate)}
+    given = allocate.candidates
+    return values | {"candidates": None if given is None else [describe(codec) for codec in given]}
 
 
 def difference(old: Codec, new: Codec) -> list[str]:

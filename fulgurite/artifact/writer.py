@@ -94,6 +94,7 @@ def write_artifact(
     def fill(fresh: Path) -> None:
         save_file(stored, fresh / WEIGHTS_FILE, metadata={"format": "pt"})
         for name, data in (files or {}).items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(data)
         (fresh / MANIFEST_FILE).write_text(json.dumps(manifest, separators=(",", ":")))
         read_manifest(fresh).verify()  # what cannot be read back must not replace what could

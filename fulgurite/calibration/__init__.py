@@ -1,5 +1,15 @@
-"""What encoding learns from data: second moments of the inputs."""
+"""What encoding learns from data: the metric in which a weight's error is measured."""
 
-from fulgurite.calibration.second_moments import second_moments
+from fulgurite.calibration.gather import gather_metrics
+from fulgurite.calibration.metric import Metric, MetricKind
+from fulgurite.calibration.sampling import SampledLoss, count_positions, sampled_loss, softmax_curvature
 
-__all__ = ["second_moments"]
+__all__ = [
+    "Metric",
+    "MetricKind",
+    "SampledLoss",
+    "count_positions",
+    "gather_metrics",
+    "sampled_loss",
+    "softmax_curvature",
+]

@@ -208,6 +208,7 @@ def _recipe(record: Record) -> list[Block]:
 
 def _facts(record: Record) -> list[Block]:
     model, data, reference = record["model"], record["data"], record["reference"]
+    counted = {"windows": data.get("items", "windows"), "tokens": "tokens", "bytes": "bytes"}
     facts = {
         "network": f"{model['class']}, {model['num_weights']:,} weights, from {model['source']}",
         "checkpoint": format_bytes(reference["checkpoint_bytes"]),
@@ -215,11 +216,15 @@ def _facts(record: Record) -> list[Block]:
             f"{name} {format_score(score['value'], score['unit'])}"
             for name, score in reference["scores"].items()
         ),
-        "reference perplexity": format_number(reference["perplexity"]),
+        **(
+            {"reference perplexity": format_number(reference["perplexity"])}
+            if reference["perplexity"] is not None
+            else {}
+        ),
         "measured on": ", ".join(
             [
                 data["description"] or "text",
-                *(f"{data[key]:,} {key}" for key in ("windows", "tokens", "bytes") if data[key]),
+                *(f"{data[key]:,} {name}" for key, name in counted.items() if data[key]),
             ]
         ),
         "started": record["started"],

@@ -1,0 +1,94 @@
+r"""Run a network with one weight replaced, and compare it with itself.
+
+batches -> network -> reference outputs (kept while they are small)
+        \-> network with one weight replaced -> divergence for each batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Divergence = Callable[[Any, Any, Mapping[str, Tensor]], Tensor]
+
+_KEPT = 256 << 20  # bytes of reference outputs: beyond it they are computed anew for each weight
+
+
+class Probe:
+    """What replacing a weight does to a network's outputs.
+
+    Args:
+        network: In eval mode; its weights are as before after every call.
+        batches: Keyword arguments of the network, on its device.
+        divergence: ``(outputs, reference outputs, batch)`` to how far they are apart, nats per position.
+        kept_bytes: Reference outputs to keep at most.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Sequence[Mapping[str, Tensor]],
+        divergence: Divergence,
+        *,
+        kept_bytes: int = _KEPT,
+    ) -> None:
+        if not batches:
+            raise ValueError("batches must hold at least one batch, got none")
+        self._network = network
+        self._parameters = dict(network.named_parameters(remove_duplicate=False))
+        self._batches = batches
+        self._divergence = divergence
+        self._room = kept_bytes
+        self._references: dict[int, Any] = {}
+
+    @torch.no_grad()
+    def losses(self, name: str, replacement: Tensor) -> list[float]:
+        """Divergence on each batch with ``replacement`` in the place of one weight, tied uses included.
+
+        Raises:
+            KeyError: If the network has no parameter of that name.
+        """
+        parameter = self._parameters[name]
+        exact = parameter.detach().clone()
+        found = []
+        for index, batch in enumerate(self._batches):
+            reference = self._reference(index, batch)
+            parameter.copy_(replacement)
+            try:
+                found.append(float(self._divergence(self._network(**batch), reference, batch)))
+            finally:
+                parameter.copy_(exact)
+        return found
+
+    def _reference(self, index: int, batch: Mapping[str, Tensor]) -> Any:
+        if index in self._references:
+            return self._references[index]
+        outputs = _comparable(self._network(**batch))
+        if (size := _num_bytes(outputs)) <= self._room:
+            self._room -= size
+            self._references[index] = outputs
+        return outputs
+
+
+def _comparable(outputs: Any) -> Any:
+    """The outputs without what is no data, such as a cache of keys and values."""
+    if not isinstance(outputs, Mapping):
+        return outputs
+    kept = {
+        key: value for key, value in outputs.items() if isinstance(value, Tensor | Mapping | tuple | list)
+    }
+    return type(outputs)(**kept)
+
+
+def _num_bytes(outputs: Any) -> int:
+    if isinstance(outputs, Tensor):
+        return outputs.numel() * outputs.element_size()
+    if isinstance(outputs, Mapping):
+        return sum(map(_num_bytes, outputs.values()))
+    return sum(map(_num_bytes, outputs)) if isinstance(outputs, tuple | list) else 0

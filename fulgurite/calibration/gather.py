@@ -1,0 +1,244 @@
+"""Gather the metrics of a network's weights over calibration data.
+
+    input:  batches -> network, a hook before each layer -> sum of x x^T -> / positions -> hessian
+    kl:     batches -> network -> a loss of random signs -> backward, a hook after each layer -> g
+            sum of |g|^2 x x^T -> hessian          sum of |x|^2 g^2 -> row_weight
+
+``input`` is the mean squared error of a layer's outputs under a changed weight, ``tr(E H E^T)`` with ``H`` the
+second moment of the inputs ``x``: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative
+Pre-trained Transformers", ICLR 2023, https://arxiv.org/abs/2210.17323, section 3. Differs from the paper: no factor 2.
+
+``kl`` is the curvature of the divergence of the network's outputs from what they were, a Fisher information, as a
+Kronecker product: Tseng et al., "Model-Preserving Adaptive Rounding" (YAQA), https://arxiv.org/abs/2505.22988,
+section 3, sketch A: tokens count as independent of each other. Convolutions have sketch B, the gradient of a whole
+image at a time: there are enough images times outputs, and the places of an image are far from independent.
+Differs from the paper:
+- One step of the power iteration from the identity, both sides from the same pass. A second pass, with ``x^T H x``
+  in place of ``|x|^2``, costs as much again and made no better codes of a language model at 2 and 3 bits.
+- Of the output side only the diagonal (see ``Metric``).
+- Random signs in place of answers drawn from the outputs (see ``sampling``).
+- The scale is sketch B's everywhere: the squared norm of the gradient of a whole sample. Tokens that count as
+  independent overrate attention keys (a change common to all keys does nothing) and underrate what is averaged.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fulgurite.calibration._layers import is_known
+from fulgurite.calibration._sums import FisherSums, InputSums, combine
+from fulgurite.calibration._watch import evaluating, frozen, watch_gradients, watch_inputs
+from fulgurite.calibration.metric import Metric, MetricKind
+from fulgurite.calibration.sampling import SampledLoss, count_positions, sampled_loss
+
+Batch = Mapping[str, Tensor]
+Found = dict[Tensor, Metric | str]
+"""For each weight its metric, or why there is none."""
+
+_Sums = TypeVar("_Sums", InputSums, FisherSums)
+
+
+def gather_metrics(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    names: Collection[str],
+    kind: MetricKind,
+    *,
+    sampled_loss: SampledLoss = sampled_loss,
+    count_places: Callable[[Batch], int] = count_positions,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Metric]:
+    """Run the network over the batches and gather the metric of each named weight.
+
+    Weights of ``nn.Linear``, ``nn.Conv2d``, ``nn.Embedding`` and transformers' ``Conv1D`` have one, in the order
+    of rows and columns in which codecs see the weight:
+
+    ==================  ============================================  ====================================
+    weight of           ``input``: error of the layer's own outputs   ``kl``: divergence of the network's
+    ==================  ============================================  ====================================
+    Linear, Conv2d      hessian                                       hessian and row weights
+    grouped Conv2d      mean hessian of groups, row weights           hessian and row weights
+    Conv1D [in, out]    row weights                                   hessian of outputs, weights of inputs
+    Embedding           row weights: frequencies of tokens            hessian of its width, row weights
+    tied embedding      sum over embedding and head                   sum over embedding and head
+    ==================  ============================================  ====================================
+
+    ``kl`` is in nats: half the metric's ``cost`` of an error is the expected divergence per place, to second order,
+    if the error's entries are uncorrelated; so layers compare with each other. ``input`` is in the units of each
+    layer's outputs, and those of different layers do not compare. A token that does not occur counts as half an
+    occurrence: other texts will have it. Where most of a vocabulary does not occur, its cost is mostly theirs.
+
+    Where a metric of the wanted kind is not usable, the weight gets the next simpler one (``kl``, ``input``,
+    ``identity``), and ``Metric.fallback`` says why.
+
+    Args:
+        network: Called as ``network(**batch)`` in eval mode; its training mode comes back.
+        batches: Keyword arguments, moved to the network's device. Under ``input``, positions where a batch's
+            ``attention_mask`` ``[batch, positions]`` is 0 are not counted. Held in memory for ``kl``.
+        names: Of parameters, as ``network.named_parameters`` spells them, tied ones by either name.
+        kind: Which metric.
+        sampled_loss: For ``kl``; the default is that of causal language models.
+        count_places: How many places ``sampled_loss`` sums over; by default the positions of the batch.
+        seed: Of what is drawn.
+        progress: Called with the number of batches done after each; a second pass counts on.
+
+    Returns:
+        The metrics on the network's device by name; tied names hold one. Biases, norms and other vectors have
+        none, and under ``identity`` no weight has.
+
+    Raises:
+        ValueError: If a name is no parameter, the kind is unknown, or there is no batch though a weight needs one.
+    """
+    if kind not in get_args(MetricKind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(MetricKind))}, got {kind!r}")
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    for name in names:
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, cutoff=0.3)
+            raise ValueError(f"names has {name!r}, which is no parameter; near: {', '.join(near)}")
+    matrices = [name for name in names if parameters[name].dim() >= 2]
+    if kind == "identity" or not matrices:
+        return {}
+    wanted = {parameters[name] for name in matrices}
+    counted = _Counted(batches, _device(network), progress)
+    reasons: dict[Tensor, str] = {}
+    found: dict[Tensor, Metric] = {}
+    if kind == "kl":
+        counted.keep()
+        _sort(_fisher(network, counted, wanted, sampled_loss, count_places, seed), found, reasons, "kl")
+    if missing := wanted - set(found):
+        _sort(_inputs(network, counted, missing), found, reasons, "input")
+    for weight in wanted:
+        found.setdefault(weight, Metric())
+        found[weight] = replace(found[weight], fallback=reasons.get(weight, ""))
+    return {name: found[parameters[name]] for name in matrices}
+
+
+def _sort(outcome: Found, found: dict[Tensor, Metric], reasons: dict[Tensor, str], kind: MetricKind) -> None:
+    """Put the metrics with those found, and add to the reasons why others are missing."""
+    for weight, metric in outcome.items():
+        if isinstance(metric, Metric):
+            found[weight] = metric
+        else:
+            before = f"{reasons[weight]}; " if weight in reasons else ""
+            reasons[weight] = f"{before}{kind}: {metric}"
+
+
+class _Counted:
+    """Batches on a device, for one pass or, once kept, for several; counts them."""
+
+    def __init__(
+        self, batches: Iterable[Batch], device: torch.device, progress: Callable[[int], None] | None
+    ) -> None:
+        self._batches = batches
+        self._device = device
+        self._progress = progress
+        self._done = 0
+
+    def keep(self) -> None:
+        self._batches = list(self._batches)
+
+    def each(self, work: Callable[[Batch], None]) -> None:
+        """Do the work on each batch.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        first = self._done
+        for batch in self._batches:
+            work(
+                {
+                    key: value.to(self._device) if isinstance(value, Tensor) else value
+                    for key, value in batch.items()
+                }
+            )
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done)
+        if self._done == first:
+            raise ValueError(
+                "calibration needs at least one batch, got none: is the training text too short?"
+            )
+
+
+def _inputs(network: nn.Module, batches: _Counted, wanted: Collection[Tensor]) -> Found:
+    """Second moments of the inputs of the layers of each weight."""
+    sums = {layer: InputSums(layer) for layer in _layers_of(network, wanted)}
+    if sums:
+        with watch_inputs(sums) as see_mask, evaluating(network), torch.no_grad():
+
+            def run(batch: Batch) -> None:
+                see_mask(batch.get("attention_mask"))
+                network(**batch)
+
+            batches.each(run)
+    outcome: Found = {}
+    for weight in wanted:
+        layers = _of(weight, sums)
+        parts = [part for each in layers if (part := each.part()) is not None]
+        outcome[weight] = _judged(
+            combine(parts, "input") if parts else "no batch reached it", known=bool(layers)
+        )
+    return outcome
+
+
+def _fisher(
+    network: nn.Module,
+    batches: _Counted,
+    wanted: Collection[Tensor],
+    loss_of: SampledLoss,
+    count_places: Callable[[Batch], int],
+    seed: int,
+) -> Found:
+    """Second moments of sampled gradients of each weight, per place."""
+    sums = {layer: FisherSums(layer) for layer in _layers_of(network, wanted)}
+    overwritten: set[nn.Module] = set()
+    generator = torch.Generator().manual_seed(seed)
+    places = [0]
+    if sums:
+        with watch_gradients(sums, overwritten), evaluating(network), frozen(network):
+
+            def run(batch: Batch) -> None:
+                loss = loss_of(network, batch, generator)
+                places[0] += count_places(batch)
+                if loss.requires_grad:  # or none of the layers was reached, which their sums will tell
+                    torch.autograd.backward(loss)
+
+            batches.each(run)
+    spoilt = {layer.weight for layer in overwritten}
+    outcome: Found = {}
+    for weight in wanted:
+        layers = _of(weight, sums)
+        parts = [part for each in layers if (part := each.part(max(1, places[0]))) is not None]
+        if weight in spoilt:
+            outcome[weight] = "the network changes its input in place"
+        else:
+            outcome[weight] = _judged(
+                combine(parts, "kl") if parts else "no batch's loss depends on it", known=bool(layers)
+            )
+    return outcome
+
+
+def _judged(metric: Metric | str, *, known: bool) -> Metric | str:
+    if not known:
+        return "no layer that calibration knows multiplies with it"
+    return metric if isinstance(metric, str) else metric.problem() or metric
+
+
+def _layers_of(network: nn.Module, wanted: Collection[Tensor]) -> list[nn.Module]:
+    return [layer for layer in network.modules() if is_known(layer) and layer.weight in wanted]
+
+
+def _of(weight: Tensor, sums: Mapping[nn.Module, _Sums]) -> list[_Sums]:
+    return [each for layer, each in sums.items() if layer.weight is weight]
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
