@@ -84,9 +84,7 @@ def damped_inverse_cholesky(hessian: Tensor, damping: float = 0.01) -> Tensor:
         >>> damped_inverse_cholesky(4 * torch.eye(2), damping=0.0).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    root = definite(hessian, damping)[
-        1
-    ]  # H = R R^T, so that R^-1 is the factor wanted, with no explicit inverse
+    _, root = definite(hessian, damping)  # H = R R^T: R^-1 is the factor wanted, with no explicit inverse
     identity = torch.eye(len(root), dtype=torch.float64, device=root.device)
     factor: Tensor = torch.linalg.solve_triangular(root, identity, upper=True)
     return factor

@@ -2,10 +2,12 @@ r"""Points and coefficients of hyper-compression under a hessian.
 
     block of columns -> best point or coefficients under what its error costs -> error -> the blocks that follow
 
-Within a block the cost of an error ``e`` is ``|R e|^2``, as ``block_feedback`` says: a point is the nearest after a
-map with ``R``; coefficients are rounded one after another, the last first, each to where
-the ones still free can make up for it best (Babai, "On Lovasz' lattice reduction and the nearest lattice
-point problem", Combinatorica 1986, the nearest-plane algorithm; within ``R B`` it is GPTQ's own step).
+Within a block the cost of an error ``e`` is ``|R e|^2``, as ``block_feedback`` says: a point is the nearest after
+a map with ``R``; coefficients are rounded one after another, the last first, each to where the ones still free
+can make up for it best.
+
+Reference: Babai, "On Lovasz' lattice reduction and the nearest lattice point problem", Combinatorica 1986, the
+nearest-plane algorithm.
 """
 
 from __future__ import annotations

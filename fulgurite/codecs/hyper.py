@@ -38,9 +38,8 @@ Trajectory = Literal["ergodic", "grid", "polynomial", "fourier"]
 
 _MAX_POINTS = 1 << 14  # every vector is compared with every point
 _MAX_BLOCK = 128
-_CHUNK = (
-    1 << 15
-) - 1  # numbers at a time: no second copy of a large weight, and torch runs so few on one thread
+# numbers at a time: no second copy of a large weight, and torch runs so few on one thread
+_CHUNK = (1 << 15) - 1
 _SHELLS = 64  # histogram entries a class; finer ones cost more table than they save
 
 

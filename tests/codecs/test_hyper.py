@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fulgurite.codecs import HyperCodec, decode, nmse
+from fulgurite.codecs._hyper_feedback import place_in_turn, round_in_turn
 from fulgurite.codecs._trajectories import _DIRECTIONS, basis, nearest, outward, winding
 
 DATA = Path(os.environ.get("FULGURITE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -201,6 +202,56 @@ def test_each_step_of_the_ladder_loses_less(codec: HyperCodec, severe: bool) -> 
         step = step.relaxed(severe)
     assert len(errors) > 2
     assert all(after < before for before, after in pairwise(errors)), errors
+
+
+def mixed(width: int) -> torch.Tensor:
+    """Second moment of inputs of which every other two have correlation 0.8, of different sizes."""
+    place, size = torch.arange(width), torch.linspace(0.5, 2, width)
+    apart = (place[:, None] - place).abs()
+    return torch.where(apart % 2 == 0, 0.8**apart, 0).float() * torch.outer(size, size)
+
+
+def test_a_point_under_a_hessian_is_the_nearest_in_its_metric() -> None:
+    unit, hessian = gaussian(6, 2), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    points, extents = winding("ergodic", 2, 64), torch.tensor([1.5, 4.0]).half()
+    classes, steps = place_in_turn(unit, hessian, points, extents, damping=0.0, any_class=True)
+    words = (extents.float()[:, None, None] * points).reshape(-1, 2)
+    for weights, found_class, step in zip(unit, classes, steps, strict=True):
+        costs = [float((weights - word) @ hessian @ (weights - word)) for word in words]
+        assert costs[int(found_class) * 64 + int(step)] <= min(costs) + 1e-5
+
+
+def test_entropy_coded_classes_are_the_smallest_cubes_that_hold_the_weights() -> None:
+    unit, points = gaussian(40, 2), winding("grid", 2, 64)  # one block a row: nothing is corrected before it
+    extents = torch.tensor([0.8, 1.6, 4.0]).half()
+    classes, _ = place_in_turn(unit, mixed(2), points, extents, damping=0.01, any_class=False)
+    largest = unit.abs().amax(1)
+    assert classes.tolist() == ((largest > 0.8).int() + (largest > extents[1].item()).int()).tolist()
+
+
+@pytest.mark.parametrize("trajectory", ["polynomial", "fourier"])
+def test_coefficients_under_a_hessian_are_weighted_least_squares(trajectory: str) -> None:
+    # steps so fine that rounding is nothing: what is left is what 6 of 16 degrees cannot follow
+    unit, hessian, curves = gaussian(5, 16), mixed(16), basis(trajectory, 16, 5)
+    steps = torch.full((6,), 2.0**-10).half()
+    levels = round_in_turn(unit, hessian, curves, steps * 2**6, top=127, damping=0.0)
+    root = torch.linalg.cholesky(hessian.double()).T
+    exact = torch.linalg.lstsq(root @ curves.double(), root @ unit.double().T).solution.T
+    # a step is 1/16, so a coefficient is off by half of it, and by what it makes up for in those after it
+    assert (levels * 2.0**-4 - exact).abs().max() < 2**-4
+
+
+def test_candidates_have_about_one_bit_more_each() -> None:
+    weight = gaussian(64, 96)
+    for codec in (
+        HyperCodec(),
+        HyperCodec("grid", dimension=3, num_points=64),
+        HyperCodec("fourier", degree=3),
+    ):
+        bits = [candidate.encode(weight).bits_per_weight for candidate in codec.candidates()]
+        assert len(bits) >= 3
+        # the bits of a code are whole: two or three weights share one that is rounded up
+        assert all(0.6 < after - before < 1.4 for before, after in pairwise(bits))
 
 
 def test_a_severe_step_is_larger_than_a_mild_one() -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fulgurite.codecs import Encoded, SeedLMCodec, decode, nmse
+from fulgurite.codecs._hessian import weighted_error
 from fulgurite.codecs._lfsr import TAPS, denominator, next_state, seed_matrix
 from fulgurite.codecs._seed_fit import fit
 from fulgurite.codecs._seed_search import search
@@ -114,6 +115,40 @@ def test_no_seed_is_left_out_that_is_better(latent_bits: int, polish: bool) -> N
         assert found.error[index] == errors[winner]
         assert found.exponent[index] == exponents[winner]
         assert torch.equal(found.levels[index].double(), levels[winner])
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_under_a_metric_no_seed_is_left_out_that_is_better(polish: bool) -> None:
+    layout = Layout(block_size=8, latent_size=3, seed_bits=12, latent_bits=4)
+    # a triangle with singular values from 0.002 to 4.5, in a unit of its own: that of the hessian is anyone's
+    root = 1e-9 * (gaussian(8, 8, seed=1).double().tril() + torch.eye(8))
+    blocks = gaussian(40, 8)
+    found = search(blocks, layout, polish, root)
+    seeds = torch.arange(1, 2**12)
+    matrix = root @ seed_matrix(seeds, 8, 3, 12).permute(2, 0, 1)  # [seeds, C, P]
+    inverse = torch.linalg.pinv(matrix, rtol=1e-12)
+    for index, block in enumerate(blocks.double()):
+        wanted = (root @ block).expand(len(seeds), 8)
+        errors, _, _ = fit(wanted, inverse, matrix.mT.contiguous(), layout, polish)
+        # another inverse may round a latent that lies between two levels the other way
+        assert float(found.error[index]) == pytest.approx(float(errors.min()), rel=1e-6)
+
+
+def test_the_error_that_the_search_reports_is_that_of_what_is_decoded() -> None:
+    weight, place = gaussian(12, 40), torch.arange(40)
+    hessian = 0.9 ** (place[:, None] - place).abs().float()
+    unit = weight / SMALL._scale(weight).float()[:, None]
+    found = SMALL._search_in_turn(unit, hessian)
+    decoded = decode(SMALL.encode(weight, hessian)) / SMALL._scale(weight).float()[:, None]
+    # no column is left to make up for the last block, so that the costs of all blocks are the whole error
+    total = weighted_error(unit - decoded, hessian + 0.01 * torch.eye(40))
+    assert float(found.error.sum()) == pytest.approx(total, rel=1e-4)
+
+
+def test_candidates_are_the_layouts_of_the_paper() -> None:
+    three, four = SeedLMCodec(polish=True).candidates()
+    assert three == SeedLMCodec(12, 4, polish=True)
+    assert four == SeedLMCodec(8, 3, polish=True)
 
 
 def test_polishing_never_loses_and_gains_several_percent() -> None:
@@ -233,6 +268,7 @@ def test_more_bits_or_smaller_blocks_up_to_the_top() -> None:
         ({"latent_size": 9}, r"latent_size must be in \[1, block_size = 8\], got 9"),
         ({"seed_bits": 21}, r"seed_bits must be in \[2, 20\], got 21"),
         ({"latent_bits": 5}, r"latent_bits must be in \[1, 4\], got 5"),
+        ({"damping": -0.1}, "damping must not be negative, got -0.1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
