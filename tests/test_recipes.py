@@ -16,6 +16,15 @@ from fulgurite.cli.main import VERBS, UsageError, main
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted((CONFIGS / "recipes").glob("*.yaml"))
 FRAGMENTS = {kind: sorted((CONFIGS / kind).glob("*.yaml")) for kind in ("model", "data", "cascade")}
+# which models read which data, by their classes
+READERS = {"LanguageModel": "TextDataModule", "TextEncoder": "SentencesDataModule"}
+PAIRS = [
+    (model, data)
+    for reader, source in READERS.items()
+    for model in FRAGMENTS["model"]
+    for data in FRAGMENTS["data"]
+    if f"lightning_modules.{reader}" in model.read_text() and f"datamodules.{source}" in data.read_text()
+]
 
 Parse = Callable[..., FulguriteCLI]
 
@@ -56,25 +65,30 @@ def test_a_recipe_is_run_by_the_command_in_its_first_line(path: Path, parse: Par
         assert list(cascade_of(cli).stages) == list(written)  # the order is the recipe's
 
 
-@pytest.mark.parametrize(
-    "paths",
-    list(itertools.product(FRAGMENTS["model"], FRAGMENTS["data"])),
-    ids=lambda paths: "+".join(path.stem for path in paths),
-)
-def test_every_model_is_fitted_on_every_text(paths: tuple[Path, ...], parse: Parse) -> None:
+def test_every_fragment_goes_with_another() -> None:
+    assert {path for pair in PAIRS for path in pair} == {*FRAGMENTS["model"], *FRAGMENTS["data"]}
+
+
+@pytest.mark.parametrize("paths", PAIRS, ids=lambda paths: "+".join(path.stem for path in paths))
+def test_every_model_is_fitted_on_all_data_of_its_kind(paths: tuple[Path, ...], parse: Parse) -> None:
     arguments = [argument for path in paths for argument in ("--config", str(path))]
     cli = parse("fit", *arguments, "--trainer.max_steps", "10")
-    assert type(cli.model).__name__ == "LanguageModel"
+    assert READERS[type(cli.model).__name__] == type(cli.datamodule).__name__
     assert cli.trainer.max_steps == 10
 
 
 @pytest.mark.parametrize(
     "paths",
-    # one model will do: model and cascade are different keys, and each model was parsed above
-    list(itertools.product(FRAGMENTS["model"][:1], FRAGMENTS["data"], FRAGMENTS["cascade"])),
+    # one model of each data will do: model and cascade are different keys, and each model was parsed above
+    [
+        (*pair, cascade)
+        for pair, cascade in itertools.product(
+            {data: (model, data) for model, data in PAIRS}.values(), FRAGMENTS["cascade"]
+        )
+    ],
     ids=lambda paths: "+".join(path.stem for path in paths),
 )
-def test_every_cascade_goes_with_every_text(paths: tuple[Path, ...], parse: Parse) -> None:
+def test_every_cascade_goes_with_all_data(paths: tuple[Path, ...], parse: Parse) -> None:
     arguments = [argument for path in paths for argument in ("--config", str(path))]
     assert len(cascade_of(parse("compress", *arguments)).stages) >= 2
 

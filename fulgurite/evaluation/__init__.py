@@ -10,6 +10,7 @@ from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import LanguageResult, LanguageWindows, evaluate_language
 from fulgurite.evaluation.measure import Measure, raw_ratio, retention
 from fulgurite.evaluation.recommend import Diagnosis, diagnose, group_errors, weight_group
+from fulgurite.evaluation.similarity import RatedPairs, SimilarityResult, evaluate_similarity
 from fulgurite.evaluation.statistics import (
     Interval,
     informative,
@@ -29,12 +30,15 @@ __all__ = [
     "LanguageWindows",
     "Measure",
     "MeasureVerdict",
+    "RatedPairs",
     "Severity",
+    "SimilarityResult",
     "StorageError",
     "Verdict",
     "cached_result",
     "diagnose",
     "evaluate_language",
+    "evaluate_similarity",
     "generate",
     "group_errors",
     "informative",

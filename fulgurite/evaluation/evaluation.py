@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.storage import StorageError, read_arrays, write_arrays
 
-_FORMAT = 1
-_ARRAYS = ("items", "weights", "chance_items")
+_FORMAT = 2  # of 1 are files from before there were correlations; they are read all the same
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,17 @@ class Evaluation:
             path: The file; its folder is made where it is missing.
             key: What the scores belong to; ``load`` compares it.
         """
-        described = [
-            {"name": measure.name, "higher_is_better": measure.higher_is_better, "unit": measure.unit}
-            for measure in self.measures
-        ]
         facts = {name: _finite(value) for name, value in self.facts.items()}
-        header = {"format": _FORMAT, "key": key, "facts": facts, "measures": described}
+        header = {
+            "format": _FORMAT,
+            "key": key,
+            "facts": facts,
+            "measures": [m.header for m in self.measures],
+        }
         arrays = {
-            f"{index}/{name}": getattr(measure, name)
+            f"{index}/{name}": array
             for index, measure in enumerate(self.measures)
-            for name in _ARRAYS
+            for name, array in measure.arrays.items()
         }
         write_arrays(path, header, arrays)
 
@@ -55,16 +58,22 @@ class Evaluation:
             StorageError: If the file is not an evaluation, or one of another key.
         """
         header, arrays = read_arrays(path)
-        if (header.get("format"), header.get("key")) != (_FORMAT, key):
+        if header.get("format") not in (1, _FORMAT) or header.get("key") != key:
             raise StorageError(f"{path}: not an evaluation of format {_FORMAT} for this key")
         try:
             measures = [
-                Measure.from_dict({**described, **{name: arrays[f"{index}/{name}"] for name in _ARRAYS}})
+                Measure.from_dict({**described, **_arrays_of(index, arrays)})
                 for index, described in enumerate(header["measures"])
             ]
             return cls(measures, dict(header["facts"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path}: not an evaluation: {error!r}") from error
+
+
+def _arrays_of(index: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of one measure, by field."""
+    prefix = f"{index}/"
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _finite(value: float | None) -> float | None:

@@ -22,9 +22,9 @@ from fulgurite.evaluation.measure import Measure, check_paired, raw_ratio
 from fulgurite.evaluation.sentence import explain, explain_chance, explain_divergence
 from fulgurite.evaluation.statistics import (
     Floats,
+    gap_draws,
     informative,
     lower_bound,
-    resampled_sums,
     retained,
     upper_bound,
 )
@@ -155,20 +155,11 @@ class Gate:
 
     def _retentions(self, ref: Measure, prev: Measure, cand: Measure) -> tuple[Floats, Floats]:
         """Retention against previous and reference: the point, then the draws, ``[1 + resamples]`` each."""
-        sign = ref.sign
-        columns = np.stack(
-            [
-                sign * (prev.items - cand.items),
-                sign * (prev.items - ref.chance_items),
-                sign * (ref.items - cand.items),
-                sign * (ref.items - ref.chance_items),
-            ],
-            axis=1,
-        )
-        sums = np.concatenate(
-            [columns.sum(0, keepdims=True), resampled_sums(columns, self.resamples, self.seed)]
-        )
-        return retained(sums[:, 0], sums[:, 1]), retained(sums[:, 2], sums[:, 3])
+        chance = ref.at_chance()
+        pairs = [(prev, cand), (prev, chance), (ref, cand), (ref, chance)]
+        points = np.stack([one.gap(other) for one, other in pairs], 1)
+        gaps = np.concatenate([points, gap_draws(pairs, self.resamples, self.seed)])
+        return retained(gaps[:, 0], gaps[:, 1]), retained(gaps[:, 2], gaps[:, 3])
 
     def _bounds(self, draws: Floats) -> tuple[float, float, float]:
         """Point, lower and upper bound."""

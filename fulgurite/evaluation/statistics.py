@@ -1,6 +1,6 @@
 """How sure a comparison is: the paired bootstrap over items.
 
-    per-item losses and margins [n] -> draw n items with replacement, many times -> quantiles of the ratio
+    measures [n] -> draw n items with replacement, many times -> loss / margin of each draw -> quantiles
 
 Reference: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
 The use for language systems, paired by test item, follows Koehn, "Statistical Significance Tests for Machine
@@ -15,6 +15,7 @@ over them would look surer than it is were they drawn apart; for unrelated items
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -26,6 +27,7 @@ from fulgurite.evaluation.measure import Measure, check_paired, retention
 Floats = NDArray[np.float64]
 
 _CHUNK = 1 << 20  # item draws at a time: indices, counts and floats of 8 bytes each, about 40 MB
+_PLANNING_RESAMPLES = 400  # a standard error to 1 / sqrt(2 * 400), or 4 %
 
 
 @dataclass(frozen=True)
@@ -37,28 +39,40 @@ class Interval:
     high: float
 
 
-def resampled_sums(columns: Floats, resamples: int, seed: int) -> Floats:
-    """Sum columns over items drawn with replacement.
+def resampled_counts(n: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Draw ``n`` items with replacement, many times.
 
     Args:
-        columns: Per-item values, ``[n, k]``; a row is drawn as a whole, which keeps the pairing.
+        n: Number of items.
         resamples: Number of draws of ``n`` items.
         seed: Equal seeds and ``n`` give equal draws.
 
-    Returns:
-        Sums, ``[resamples, k]``.
+    Yields:
+        How often each item was drawn, ``[rows, n]``; ``resamples`` rows in all.
     """
-    n = len(columns)
     generator = np.random.default_rng([seed, n])
-    sums = np.empty((resamples, columns.shape[1]))
     rows = max(1, _CHUNK // n)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
         drawn = generator.integers(0, n, size=(size, n))
         drawn += np.arange(size)[:, None] * n  # each resample counts in its own n bins
         counts = np.bincount(drawn.reshape(-1), minlength=size * n).reshape(size, n)
-        sums[start : start + size] = counts.astype(np.float64) @ columns
-    return sums
+        yield counts.astype(np.float64)
+
+
+def gap_draws(pairs: Sequence[tuple[Measure, Measure]], resamples: int, seed: int) -> Floats:
+    """How much better the first measure of each pair is than the second, on each resample of the items.
+
+    Args:
+        pairs: Measures of the same items; all pairs share their draws, which keeps the pairing.
+        resamples: Number of draws.
+        seed: Of the draws.
+
+    Returns:
+        ``[resamples, pairs]``; see ``Measure.gap`` for what the numbers mean.
+    """
+    counts = resampled_counts(pairs[0][0].items.size, resamples, seed)
+    return np.concatenate([np.stack([one.gap(other, drawn) for one, other in pairs], 1) for drawn in counts])
 
 
 def retained(loss: Floats, margin: Floats) -> Floats:
@@ -79,11 +93,8 @@ def retention_draws(reference: Measure, candidate: Measure, resamples: int = 200
         ValueError: If the two are not measured on the same items.
     """
     check_paired(reference, candidate)
-    sign = reference.sign
-    loss = sign * (reference.items - candidate.items)
-    margin = sign * (reference.items - reference.chance_items)
-    sums = resampled_sums(np.stack([loss, margin], axis=1), resamples, seed)
-    return retained(sums[:, 0], sums[:, 1])
+    draws = gap_draws([(reference, candidate), (reference, reference.at_chance())], resamples, seed)
+    return retained(draws[:, 0], draws[:, 1])
 
 
 def lower_bound(draws: Floats, confidence: float) -> float:
@@ -117,13 +128,12 @@ def informative(measure: Measure, confidence: float = 0.95, resamples: int = 200
 
     One item is never enough: its bootstrap has no spread.
     """
-    margin = measure.sign * (measure.items - measure.chance_items)
-    if margin.size < 2 or not np.isfinite(margin).all():
+    if measure.items.size < 2 or measure.num_not_finite:
         return False
-    sums = resampled_sums(margin[:, None], resamples, seed)[:, 0]
+    margins = gap_draws([(measure, measure.at_chance())], resamples, seed)[:, 0]
     # sums of equal numbers differ by rounding: a margin of 1e-9 of the score is none
     rounding = 1e-9 * float(np.abs(measure.chance_items).sum())
-    return lower_bound(sums, confidence) > rounding
+    return lower_bound(margins, confidence) > rounding
 
 
 def minimum_detectable_drop(
@@ -164,9 +174,18 @@ def minimum_detectable_drop(
     margin = abs(reference.value - reference.chance)
     if n < 2 or margin == 0:
         return math.inf
-    # delta method for a ratio of sums: the residuals of items about value * weights carry its variance
-    residuals = reference.items - reference.value * reference.weights
-    variance = float((residuals**2).sum()) / (n - 1) * n / float(reference.weights.sum()) ** 2
     normal = NormalDist()
     quantiles = normal.inv_cdf(confidence) + normal.inv_cdf(power)
-    return quantiles * math.sqrt(variance * n / planned * 2 * (1 - correlation)) / margin
+    error = _standard_error(reference)
+    return quantiles * error * math.sqrt(n / planned * 2 * (1 - correlation)) / margin
+
+
+def _standard_error(measure: Measure) -> float:
+    """Standard error of a score, for items drawn at random."""
+    if measure.statistic != "ratio":
+        draws = gap_draws([(measure, measure.at_chance())], _PLANNING_RESAMPLES, seed=0)
+        return float(draws[:, 0].std(ddof=1))
+    # delta method for a ratio of sums: the residuals of items about value * weights carry its variance
+    n = measure.items.size
+    residuals = measure.items - measure.value * measure.weights
+    return math.sqrt(float((residuals**2).sum()) / (n - 1) * n) / float(measure.weights.sum())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fulgurite.evaluation import Evaluation, Measure, cached_result, reference_cache_key
+from fulgurite.evaluation.storage import write_arrays
 
 KEY = reference_cache_key({"weights": "91c2", "window": 256})
 
@@ -88,6 +89,33 @@ def test_a_damaged_file_is_measured_again_with_a_warning(
     cached_result(tmp_path, key, measure)  # the file was replaced by a good one
     assert measure.calls == 2
     assert not caplog.text
+
+
+def test_a_file_from_before_there_were_correlations_is_read(tmp_path: Path) -> None:
+    want = Counted()()
+    described = [
+        {"name": m.name, "higher_is_better": m.higher_is_better, "unit": m.unit} for m in want.measures
+    ]
+    header = {"format": 1, "key": KEY, "facts": dict(want.facts), "measures": described}
+    arrays = {
+        f"{index}/{field}": array
+        for index, m in enumerate(want.measures)
+        for field, array in m.arrays.items()
+    }
+    write_arrays(tmp_path / f"{KEY}.npz", header, arrays)
+    measure = Counted()
+    assert_same(cached_result(tmp_path, KEY, measure), want)
+    assert measure.calls == 0
+
+
+def test_a_correlation_is_kept_with_its_targets(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    items, scores = rng.normal(size=20), rng.normal(size=20)
+    ranked = Measure("spearman", items, np.ones(20), np.zeros(20), True, "", "spearman", scores)
+    plain = Measure("fidelity", items, np.ones(20), np.zeros(20), True, "")
+    want = Evaluation((ranked, plain), {"pearson": 0.5})
+    want.save(tmp_path / "scores.npz")
+    assert_same(Evaluation.load(tmp_path / "scores.npz"), want)
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_cache(

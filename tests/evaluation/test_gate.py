@@ -240,3 +240,32 @@ def test_a_bound_that_misses_by_a_hair_does_not_read_as_a_pass() -> None:
     reference = text(windows())
     verdict = decide(Gate(), reference, keeping(reference, 0.97996))
     assert verdict.reason == "retained 98.0 % (at least 97.9 %), needs 98 %"
+
+
+def rated(noise: float, n: int = 300) -> Measure:
+    """Rank correlation with known scores of a network that adds noise to what the reference says."""
+    generator = np.random.default_rng(6)
+    scores = generator.normal(size=n)
+    items = scores + 0.3 * generator.standard_normal(n) + noise * generator.standard_normal(n)
+    return Measure("similarity", items, np.ones(n), np.zeros(n), True, "", "spearman", scores)
+
+
+def test_a_rank_correlation_is_judged_as_any_measure() -> None:
+    reference = rated(0.0)
+    same = decide(Gate(stage_retention=(1.0,), cumulative=1.0, floor=1.0), reference, reference)
+    assert (same.accepted, same.retention, same.retention_low) == (True, 1, 1)
+    near, far = decide(Gate(), reference, rated(0.05)), decide(Gate(), reference, rated(1.0))
+    # noise of 0.05 beside 0.3 lowers a correlation of 0.96 by 0.001
+    assert (near.accepted, near.severity) == (True, "none")
+    assert near.retention == pytest.approx(rated(0.05).value / reference.value)
+    # noise of 1.0 lowers it to about 0.69
+    assert (far.accepted, far.severity) == (False, "severe")
+    lost = decide(Gate(), reference, Measure("similarity", *collapsed(reference)))
+    assert lost.cumulative == pytest.approx(0)
+
+
+def collapsed(measure: Measure) -> tuple:
+    """What a network makes of the items that says the same of all."""
+    same = np.full(measure.items.size, 0.7)
+    arrays = (same, measure.weights, measure.chance_items)
+    return (*arrays, True, "", "spearman", measure.targets)

@@ -149,3 +149,63 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             Measure.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Measure.load(tmp_path / "absent.npz")
+
+
+def ranked(items: list[float], targets: list[float], statistic: str = "spearman") -> Measure:
+    ones = np.ones(len(items))
+    arrays = (np.array(items, float), ones, 0 * ones)
+    return Measure("similarity", *arrays, True, "", statistic, np.array(targets, float))  # type: ignore[arg-type]
+
+
+def test_a_correlation_is_that_of_items_and_targets() -> None:
+    items, targets = [1.0, 2, 4, 3], [10.0, 20, 30, 40]
+    assert ranked(items, targets).value == pytest.approx(0.8)  # 1 - 6 * (1 + 1) / (4 * 15)
+    assert ranked(items, targets, "pearson").value == pytest.approx(0.8)  # here items are their own ranks
+    assert ranked(items, targets).chance == 0
+    assert ranked([7.0] * 4, targets).value == 0  # all the same: tells nothing
+
+
+def test_retention_of_a_correlation_is_the_ratio_of_the_two() -> None:
+    reference, candidate = ranked([1, 2, 3, 4], [1, 2, 3, 4]), ranked([1, 2, 4, 3], [1, 2, 3, 4])
+    assert retention(reference, candidate) == pytest.approx(0.8)
+    assert retention(reference, reference) == 1
+    assert retention(reference, ranked([4, 3, 2, 1], [1, 2, 3, 4])) == pytest.approx(-1)
+    assert math.isnan(retention(reference, ranked([1, 2, math.nan, 4], [1, 2, 3, 4])))
+
+
+def test_correlations_with_other_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match="must have the reference's targets, got 1 that differ"):
+        retention(ranked([1, 2, 3], [1, 2, 3]), ranked([1, 2, 3], [1, 2, 4]))
+    with pytest.raises(ValueError, match="must have the reference's statistic 'spearman', got 'pearson'"):
+        retention(ranked([1, 2, 3], [1, 2, 3]), ranked([1, 2, 3], [1, 2, 3], "pearson"))
+
+
+@pytest.mark.parametrize(
+    ("statistic", "targets", "message"),
+    [
+        ("kendall", None, "statistic must be one of ratio, pearson, spearman, got 'kendall'"),
+        ("ratio", [1.0, 2], "statistic 'ratio' has no use for targets"),
+        ("pearson", None, "statistic 'pearson' needs targets"),
+        ("pearson", [1.0, math.inf], "targets must be finite"),
+        ("pearson", [1.0, 2, 3], "arrays must be"),
+    ],
+)
+def test_a_statistic_and_its_targets_must_fit(statistic: str, targets: list | None, message: str) -> None:
+    given = None if targets is None else np.array(targets)
+    with pytest.raises(ValueError, match=message):
+        Measure("m", np.ones(2), np.ones(2), np.zeros(2), True, "", statistic, given)  # type: ignore[arg-type]
+
+
+def test_a_correlation_survives_json_and_file(tmp_path: Path) -> None:
+    measure = ranked([1, math.nan, 3], [3, 4, 5])
+    measure.save(tmp_path / "m.npz")
+    copied = Measure.from_dict(json.loads(json.dumps(measure.to_dict(), allow_nan=False)))
+    for other in (copied, Measure.load(tmp_path / "m.npz")):
+        assert other.statistic == "spearman"
+        np.testing.assert_array_equal(other.items, measure.items)
+        np.testing.assert_array_equal(other.arrays["targets"], [3, 4, 5])
+
+
+def test_a_measure_from_before_there_were_correlations_is_a_ratio() -> None:
+    record = {key: value for key, value in accuracy([1, 0]).to_dict().items() if key != "statistic"}
+    assert Measure.from_dict(record).value == 0.5

@@ -14,7 +14,7 @@ from fulgurite.evaluation import (
     retention_draws,
     retention_interval,
 )
-from fulgurite.evaluation.statistics import lower_bound, resampled_sums, retained, upper_bound
+from fulgurite.evaluation.statistics import gap_draws, lower_bound, resampled_counts, retained, upper_bound
 
 
 def measure(items: np.ndarray, chance: float = 3.0, name: str = "bits_per_byte") -> Measure:
@@ -52,6 +52,10 @@ def test_pairing_makes_the_interval_narrow() -> None:
     assert interval.high - interval.low < 0.03
 
 
+def resampled_sums(columns: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    return np.concatenate([counts @ columns for counts in resampled_counts(len(columns), resamples, seed)])
+
+
 def test_resampled_sums_agree_with_the_theory_of_the_bootstrap() -> None:
     columns = np.random.default_rng(1).normal(5, 2, (50, 1))
     sums = resampled_sums(columns, 4000, seed=0)[:, 0]
@@ -61,23 +65,27 @@ def test_resampled_sums_agree_with_the_theory_of_the_bootstrap() -> None:
     assert sums.std() == pytest.approx(deviation, rel=0.05)  # 4 deviations of 1 / sqrt(2 * 4000)
 
 
-def test_draws_are_seeded_and_keep_rows_together() -> None:
-    column = np.random.default_rng(2).normal(size=(40, 1))
-    sums = resampled_sums(np.hstack([column, 2 * column]), 100, seed=3)
-    np.testing.assert_allclose(sums[:, 1], 2 * sums[:, 0])
-    np.testing.assert_array_equal(sums[:, 0], resampled_sums(np.hstack([column, column]), 100, seed=3)[:, 0])
-    assert not np.array_equal(sums[:, 0], resampled_sums(column, 100, seed=4)[:, 0])
+def test_draws_are_seeded_and_keep_items_together() -> None:
+    reference, candidate = simulated(2)
+    doubled = measure(2 * candidate.items - reference.items)  # twice the loss, item by item
+    losses = gap_draws([(reference, candidate), (reference, doubled)], 100, seed=3)
+    np.testing.assert_allclose(losses[:, 1], 2 * losses[:, 0])
+    np.testing.assert_array_equal(losses, gap_draws([(reference, candidate), (reference, doubled)], 100, 3))
+    assert not np.array_equal(losses[:, :1], gap_draws([(reference, candidate)], 100, seed=4))
 
 
 def test_many_items_stay_within_memory() -> None:
-    columns = np.random.default_rng(0).normal(size=(20_000, 4))
-    tracemalloc.start()
-    try:
-        resampled_sums(columns, 2000, seed=0)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 200e6  # all indices at once would be 20,000 * 2000 * 8 = 320 MB
+    ones = np.ones(20_000)
+    one = Measure("m", np.random.default_rng(0).normal(size=20_000), ones, 0 * ones, True, "")
+    ranked = Measure("r", one.items, ones, 0 * ones, True, "", "spearman", one.items)
+    for each in (one, ranked):
+        tracemalloc.start()
+        try:
+            gap_draws([(each, each.at_chance())], 400 if each is ranked else 2000, seed=0)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 200e6  # all indices at once would be 20,000 * 2000 * 8 = 320 MB
 
 
 def test_a_draw_without_margin_can_only_lower_a_bound() -> None:
@@ -140,3 +148,34 @@ def test_planning_arguments_are_checked(correlation: float, items: int | None) -
 def test_interval_contains_the_point_estimate() -> None:
     reference, candidate = simulated(7)
     assert retention_interval(reference, candidate).point == retention(reference, candidate)
+
+
+def rated(seed: int, noise: float, n: int = 300) -> tuple[Measure, Measure]:
+    """Correlations of two networks whose values are known scores plus noise of their own."""
+    generator = np.random.default_rng(seed)
+    scores = generator.normal(size=n)
+    first = scores + 0.5 * generator.standard_normal(n)
+    second = first + noise * generator.standard_normal(n)
+    ones = np.ones(n)
+    one, other = (
+        Measure("similarity", x, ones, 0 * ones, True, "", "pearson", scores) for x in (first, second)
+    )
+    return one, other
+
+
+def test_bounds_of_a_correlation_cover_the_truth_as_often_as_they_say() -> None:
+    # correlations of the whole population: 1 / sqrt(1 + variance of the noise)
+    truth = math.sqrt(1 + 0.5**2) / math.sqrt(1 + 0.5**2 + 0.4**2)
+    covered = 0
+    for seed in range(200):
+        draws = retention_draws(*rated(seed, noise=0.4), resamples=400, seed=seed)
+        covered += lower_bound(draws, 0.95) <= truth
+    assert 181 <= covered <= 199  # 190 of 200 expected, three deviations of 3.1 either way
+
+
+def test_the_standard_error_of_a_correlation_is_that_of_theory() -> None:
+    reference, _ = rated(0, 0.0, n=2000)
+    # normal variables: (1 - rho^2) / sqrt(n); a drop is 2.486 errors of a difference, see above
+    error = (1 - reference.value**2) / math.sqrt(2000)
+    expected = (1.6449 + 0.8416) * error * math.sqrt(2 * (1 - 0.9)) / reference.value
+    assert minimum_detectable_drop(reference) == pytest.approx(expected, rel=0.15)  # 400 draws: 4 deviations
