@@ -27,10 +27,10 @@ class Objective(Protocol):
         """
 
     def sampled_loss(self, network: nn.Module, batch: Mapping[str, Tensor], generator: Generator) -> Tensor:
-        """Sum over places of ``-log p(answer)`` with answers drawn from the network's own outputs.
+        """A random loss, summed over places, whose gradient has the curvature of ``divergence``.
 
-        The second moment of its gradient is the Fisher information, which is the hessian of ``divergence``
-        at the reference times the number of places.
+        Its second moment is the Fisher information of the outputs: the hessian of ``divergence`` at the
+        reference times the number of places. See ``fulgurite.calibration.SampledLoss``.
         """
 
 

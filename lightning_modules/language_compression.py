@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from fulgurite.artifact.network_files import network_files
+from fulgurite.calibration import sampled_loss
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import evaluate_language
@@ -105,13 +105,8 @@ class LanguageCompression:
         return _mean_where(each, batch.get("attention_mask")) * temperature**2
 
     def sampled_loss(self, network: nn.Module, batch: Mapping[str, Tensor], generator: Generator) -> Tensor:
-        """Each position's next token is drawn from what the network says of it."""
-        logits = network(**batch).logits.float()
-        log_probabilities = functional.log_softmax(logits, dim=-1).flatten(0, 1)
-        drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
-        each = -log_probabilities.gather(1, drawn.to(logits.device))[:, 0]
-        mask = batch.get("attention_mask")
-        return each.sum() if mask is None else each[mask.flatten().bool()].sum()
+        """Every position is a place."""
+        return sampled_loss(network, batch, generator)
 
     def samples(self, network: nn.Module, datamodule: Any, prompts: Sequence[str]) -> list[tuple[str, str]]:
         """Greedy continuations of the prompts, or of the start of held-out windows where there are none."""

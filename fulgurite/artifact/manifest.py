@@ -63,8 +63,10 @@ class Layout:
 
     @property
     def native(self) -> bool:
-        """Whether the weight is stored as it is: one part, in its own dtype and shape."""
-        return len(self.parts) == 1 and self.parts[0].shared is None
+        """Whether the weight is stored as it is: one part, of its own shape and not of bytes that stand for it."""
+        if len(self.parts) != 1 or self.parts[0].shared is not None:
+            return False
+        return self.codec == "raw" or (self.parts[0].shape == self.shape and self.parts[0].dtype != "U8")
 
     def to_json(self) -> dict[str, Any]:
         """The layout as it stands in the manifest."""

@@ -14,7 +14,7 @@ section 3, sketch A: tokens count as independent of each other. Convolutions hav
 image at a time: there are enough images times outputs, and the places of an image are far from independent.
 Differs from the paper:
 - One step of the power iteration from the identity, both sides from the same pass. A second pass, with ``x^T H x``
-  in place of ``|x|^2``, costs as much again and made no better codes of a language model at 2 and 3 bits.
+  in place of ``|x|^2``, costs as much again and moved the divergence of coded networks by a few percent, either way.
 - Of the output side only the diagonal (see ``Metric``).
 - Random signs in place of answers drawn from the outputs (see ``sampling``).
 - The scale is sketch B's everywhere: the squared norm of the gradient of a whole sample. Tokens that count as

@@ -42,15 +42,17 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     if low < 0 or high >= 1 << bits:
         raise ValueError(f"codes must be in [0, {(1 << bits) - 1}] for {bits} bits, got [{low}, {high}]")
     shifts = torch.arange(bits, device=codes.device, dtype=torch.int32)
-    powers = torch.tensor([1 << k for k in range(8)], device=codes.device, dtype=torch.int32)
-    packed = []
-    for start in range(0, codes.numel(), _CHUNK):
-        stream = ((codes[start : start + _CHUNK].to(torch.int32)[:, None] >> shifts) & 1).reshape(
-            -1
-        )  # [n * bits]
+    powers = torch.tensor([1 << k for k in range(8)], device=codes.device, dtype=torch.uint8)
+    packed = torch.empty(math.ceil(codes.numel() * bits / 8), dtype=torch.uint8, device=codes.device)
+    for start in range(0, codes.numel(), _CHUNK):  # of a whole number of bytes each
+        some = codes[start : start + _CHUNK].to(torch.int32)[:, None]
+        stream = ((some >> shifts) & 1).to(torch.uint8).reshape(-1)  # [n * bits]
         stream = functional.pad(stream, (0, -stream.numel() % 8))
-        packed.append((stream.reshape(-1, 8) * powers).sum(1).to(torch.uint8))
-    return torch.cat(packed)
+        first = start * bits // 8
+        packed[first : first + stream.numel() // 8] = (stream.reshape(-1, 8) * powers).sum(
+            1, dtype=torch.uint8
+        )
+    return packed
 
 
 def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
