@@ -24,6 +24,7 @@ _AIM = 0.996  # of the limit: what is foreseen is off by about as much either wa
 _FEW = 0.1  # of its bytes that a weight takes of a correction where it can be the only one
 _MARGIN = 0.002  # of the limit, more with each new search: what came out too large may do so again
 _MOST_ROUNDS = 8
+_SHARINGS = 3  # of a change among all weights
 
 
 class Fitting:
@@ -88,6 +89,17 @@ class Fitting:
             found = allocate(self._curves, self._bytes(aim, reserved), reserved)
         return self._decision(found, 0)
 
+    def again(self, decision: Decision, reserved: Mapping[str, int]) -> Decision:
+        """The search once more, with a better estimate of the bytes beside the weights.
+
+        Where it says that the limit is out of reach, the first one stands: it is only an estimate, and the
+        bytes on disk will tell.
+        """
+        try:
+            return self.first(reserved)
+        except ValueError:
+            return decision
+
     def corrected(
         self, decision: Decision, sizes: Mapping[str, int], reserved: Mapping[str, int]
     ) -> Decision:
@@ -115,9 +127,21 @@ class Fitting:
             raise ValueError(
                 f"a limit of {limit:,} bytes is not met after {decision.round} corrections: {whole:,} bytes"
             )
-        aim = math.floor((1 - _MARGIN * (decision.round + 1)) * limit)
-        found = allocate(self._resized(decision, sizes), self._bytes(aim, reserved), reserved)
+        curves, aim = self._resized(decision, sizes), math.floor((1 - _MARGIN * (decision.round + 1)) * limit)
+        try:
+            return self._decision(allocate(curves, self._bytes(aim, reserved), reserved), decision.round + 1)
+        except ValueError:
+            # all weights at their fewest bytes are many of one kind, and take a shorter manifest
+            least = self._least(decision.round + 1)
+            if least.choices != decision.choices:
+                return least
+        found = allocate(curves, self._bytes(limit, reserved), reserved)
         return self._decision(found, decision.round + 1)
+
+    def _least(self, number: int) -> Decision:
+        """Every weight at its fewest bytes."""
+        fewest = [replace(curve, candidates=(curve.measured_hull()[0],)) for curve in self._curves]
+        return self._decision(allocate(fewest, Target(num_bytes=sum(self._numel.values()) * 4 + 1)), number)
 
     def _limit(self) -> int | None:
         """Bytes at most: of the artefact, or of the stage's weights where the limit is in bits per weight."""
@@ -164,28 +188,33 @@ class Fitting:
         return asked
 
     def _moved(self, decision: Decision, sizes: Mapping[str, int], change: int) -> Decision | None:
-        """Another rate for the smallest weight that can take the change alone, or for the largest ones.
+        """Another rate for the smallest weight that can take the change alone, or a little of it for all.
 
         A small weight is encoded anew in no time; that its rate is then a little off costs next to nothing.
+        A large change is shared: the same step in bits for all is what another multiplier would give.
         """
         rooms = {
             name: room for name in decision.choices if (room := self._room(decision, name, sizes, change)) > 0
         }
         alone = [name for name in rooms if min(rooms[name], _FEW * sizes[name]) >= abs(change)]
-        order = sorted(rooms, key=lambda name: -rooms[name])
+        parts: dict[str, int] = {}
         if alone:
-            order = [min(alone, key=lambda name: sizes[name])]
-        choices, left = dict(decision.choices), abs(change)
-        for name in order:
-            part = min(left, rooms[name])
-            more = int(math.copysign(part, change))
-            rate = _rate(choices[name]) + 8 * more / self._numel[name]
-            choices[name] = replace(
-                choices[name], rate=rate, bits=8 * (sizes[name] + more) / self._numel[name]
-            )
-            left -= part
-            if left <= 0:
-                break
+            parts[min(alone, key=lambda name: sizes[name])] = abs(change)
+        left = abs(change)
+        for _ in range(_SHARINGS if not alone else 0):  # what some have no room for goes to the others
+            open_rooms = {name: rooms[name] - parts.get(name, 0) for name in rooms}
+            total = sum(self._numel[name] for name, room in open_rooms.items() if room > 0)
+            for name, room in open_rooms.items():
+                part = min(room, left * self._numel[name] // max(1, total)) if room > 0 else 0
+                parts[name] = parts.get(name, 0) + part
+            left = abs(change) - sum(parts.values())
+        choices = dict(decision.choices)
+        for name, part in parts.items():
+            if part > 0:
+                more = int(math.copysign(part, change))
+                rate = _rate(choices[name]) + 8 * more / self._numel[name]
+                bits = 8 * (sizes[name] + more) / self._numel[name]
+                choices[name] = replace(choices[name], rate=rate, bits=bits)
         if choices == decision.choices:
             return None
         return replace(decision, choices=choices, round=decision.round + 1)

@@ -9,6 +9,7 @@ Allocation for an Arbitrary Set of Quantizers", IEEE Trans. ASSP 36 (1988), http
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,14 +92,20 @@ class Curve(Generic[C]):
     def hull(self) -> list[Point[C]]:
         """The lower convex hull, with rates between two measured ones filled in where a codec has them."""
         measured = self.measured_hull()
-        filled = list(measured)
-        for low, high in pairwise(measured):
-            filled += self._between(low, high)
-        points = [Point(candidate) for candidate in _lower_hull(filled)]
-        return [
-            Point(point.candidate, before is not None and self._joined(before.candidate, point.candidate))
-            for before, point in zip([None, *points], points, strict=False)
+        joined = [
+            self._codec_at(low, high, _middle(low, high)) is not None for low, high in pairwise(measured)
         ]
+        filled = list(measured)
+        for (low, high), any_rate in zip(pairwise(measured), joined, strict=True):
+            filled += self._between(low, high) if any_rate else []
+        points = [Point(candidate) for candidate in _lower_hull(filled)]
+        edges = [candidate.num_bytes for candidate in measured]
+        for index, (low_point, high_point) in enumerate(pairwise(points), start=1):
+            # all stretches of the measured hull that lie between the two
+            first = bisect_right(edges, low_point.candidate.num_bytes) - 1
+            last = bisect_left(edges, high_point.candidate.num_bytes)
+            points[index] = Point(high_point.candidate, all(joined[first:last]))
+        return points
 
     def at(self, low: Candidate[C], high: Candidate[C], num_bytes: int) -> Candidate[C]:
         """The candidate between two joined ones, its distortion log-linear in the bits.
@@ -110,25 +117,25 @@ class Curve(Generic[C]):
             distortion = low.distortion * (high.distortion / low.distortion) ** share
         else:  # exact at the upper end: no logarithm, so the chord
             distortion = (1 - share) * low.distortion
-        return Candidate(self._codec_at(low, high, num_bytes), num_bytes, distortion)
+        codec: Any = low.codec  # joined: it has any rate
+        return Candidate(codec.at_rate(8 * num_bytes / self.numel), num_bytes, distortion)
 
     def _between(self, low: Candidate[C], high: Candidate[C]) -> list[Candidate[C]]:
-        if not self._joined(low, high):
-            return []
         span = high.num_bytes - low.num_bytes
         count = min(span, math.ceil(8 * span / self.numel / STEP))
         return [self.at(low, high, low.num_bytes + span * index // count) for index in range(1, count)]
 
-    def _joined(self, low: Candidate[C], high: Candidate[C]) -> bool:
-        """Whether both are one codec at two rates, so that there is a rate between."""
-        return self._codec_at(low, high, (low.num_bytes + high.num_bytes) // 2) is not None
-
     def _codec_at(self, low: Candidate[C], high: Candidate[C], num_bytes: int) -> Any:
+        """The codec that makes so many bytes, if both are this one codec at two rates; or ``None``."""
         if not (isinstance(low.codec, Continuous) and isinstance(high.codec, Continuous)):
             return None
         bits = 8 * num_bytes / self.numel
         codec = low.codec.at_rate(bits)
         return codec if codec == high.codec.at_rate(bits) else None
+
+
+def _middle(low: Candidate[C], high: Candidate[C]) -> int:
+    return (low.num_bytes + high.num_bytes) // 2
 
 
 def _lower_hull(candidates: Iterable[Candidate[C]]) -> list[Candidate[C]]:

@@ -70,7 +70,8 @@ class EcqCodec(Codec):
     """
 
     name: ClassVar[str] = "ecq"
-    continuous: ClassVar[tuple[str, ...]] = ("column_gain", "row_gain")
+    # a gain of a column does what one of the rows before it does, or a norm's weight: training both would pay twice
+    continuous: ClassVar[tuple[str, ...]] = ("row_gain",)
     uses_hessian: ClassVar[bool] = True
     rate: float = 2.0
     states: int = 32

@@ -199,8 +199,8 @@ def test_trained_gains_are_stored_to_a_few_per_cent() -> None:
     gains = {"row_gain": torch.linspace(0.8, 1.25, 64), "column_gain": torch.linspace(1.2, 0.85, 64)}
     compact = EcqCodec.compacted(encoded, gains)
     expected = decode(expanded.with_tensors(**gains))
-    # a 32nd of an octave is 2.2 %, so each gain is off by at most 1.1 %
-    torch.testing.assert_close(decode(compact), expected, rtol=0.023, atol=1e-6)
+    # a 16th of an octave is 4.4 %, so each of the two gains is off by at most 2.2 %
+    torch.testing.assert_close(decode(compact), expected, rtol=0.046, atol=1e-6)
 
 
 def test_new_codes_follow_their_target_in_the_same_bits() -> None:
