@@ -34,16 +34,18 @@ _SAMPLE = 1 << 15  # weights: SeedLM tries 65535 seeds for each block
 # codec -> (curve in the plot, what changes along it, the codec's arguments, weights measured or None for all)
 SETTINGS: dict[str, list[tuple[str, str, dict[str, Any], int | None]]] = {
     "ecq": [
-        *[
-            (
-                f"ecq, {states} states" if states > 1 else "ecq, scalar",
-                f"{rate:g} bits",
-                {"rate": rate, "states": states},
-                None,
-            )
-            for states in (1, 4, 8, 32, 256)
-            for rate in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-        ],
+        (
+            "ecq, scalar" if states == 1 else f"ecq, {states} states",
+            f"{rate:g} bits",
+            {"rate": rate, "states": states},
+            None,
+        )
+        for states, rates in (
+            (1, (0.25, 0.5, 1.0, 2.0, 4.0)),
+            (8, (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)),
+            (256, (1.0, 2.0, 3.0, 4.0)),
+        )
+        for rate in rates
     ],
     "fp16": [("fp16", "", {}, None)],
     "uniform": [
