@@ -165,11 +165,20 @@ class AllocationRun:
         return Fitting(self._settings, self._ladders, curves, _NATS if kinds == {"kl"} else None)
 
     def _decide(self) -> None:
-        sample = {
-            name: self._ladders[name][0].encode(weight if weight.dim() < 2 else weight[:_SAMPLE_ROWS])
+        """Search twice: what manifest and headers take depends on how many kinds of codecs there are."""
+        fitting = self._fitting()
+        decision = fitting.first(
+            self._reserved(self._sample({name: ladder[0] for name, ladder in self._ladders.items()}))
+        )
+        reserved = self._reserved(self._sample(decision.codecs(self._ladders)))
+        fitting.again(decision, reserved).save(self._path)
+
+    def _sample(self, codecs: Mapping[str, Codec]) -> dict[str, Encoded]:
+        """A few rows of each weight."""
+        return {
+            name: codecs[name].encode(weight if weight.dim() < 2 else weight[:_SAMPLE_ROWS])
             for name, weight in self._weights.items()
         }
-        self._fitting().first(self._reserved(sample)).save(self._path)
 
     def _correct(self) -> None:
         layers = self._folder / "layers"

@@ -143,14 +143,15 @@ class EncoderCompression:
         return (1 - (ours * theirs).sum(-1)).mean()
 
     def sampled_loss(self, network: nn.Module, batch: Mapping[str, Tensor], generator: Generator) -> Tensor:
-        """Each text's answer is drawn from the Gaussian around its vector; constants are left out.
+        """Every text is a place: its vector, summed with random signs.
 
-        The gradient is ``-J^T noise`` with ``J`` the derivative of the vectors, so its second moment is
-        ``J^T J``: the Fisher information, and the hessian of ``divergence`` times the number of texts.
+        With ``J`` the derivative of the vectors the gradient is ``J^T signs``, and its second moment ``J^T J``:
+        the Fisher information of Gaussians of unit variance, and the hessian of ``divergence`` times the number
+        of texts. Answers drawn from the Gaussians would have the same one with more noise.
         """
         vectors = self._directions(network(**batch), batch)
-        noise = torch.randn(vectors.shape, generator=generator).to(vectors.device)
-        return (vectors - (vectors.detach() + noise)).square().sum() / 2
+        signs = torch.randint(2, vectors.shape, generator=generator, dtype=torch.int8).to(vectors.device)
+        return (vectors * (2 * signs - 1)).sum()
 
     def _directions(self, output: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Vectors of length 1, whether or not the encoder normalises its own, ``[n, d]``."""

