@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from callbacks.cascade import Cascade
-from callbacks.stages import Refine, Stage
+from callbacks.stages import Allocate, Refine, Stage
 from fulgurite.codecs import CODECS
 from fulgurite.evaluation.gate import Gate
 
@@ -78,7 +78,7 @@ def _near(name: str, known: Sequence[str]) -> str:
 def _setting_names() -> Iterator[str]:
     for codec in CODECS.values():
         yield from (field.name for field in fields(codec))  # type: ignore[arg-type]
-    for settings in (Refine, Gate):
+    for settings in (Refine, Allocate, Gate):
         yield from (field.name for field in fields(settings))
     for owner in (Stage, Cascade):
         yield from inspect.signature(owner).parameters
@@ -86,7 +86,7 @@ def _setting_names() -> Iterator[str]:
 
 def _class_names() -> Iterator[str]:
     yield from (codec.__name__ for codec in CODECS.values())
-    yield from ("Stage", "Grokfast", "LanguageModel", "TextDataModule")
+    yield from ("Stage", "Grokfast", "LanguageModel", "TextEncoder", "TextDataModule", "SentencesDataModule")
 
 
 def _destinations(parser: Any) -> Iterator[str]:
