@@ -4,7 +4,7 @@ weight -> evenly spaced rows -> each codec: encode, decode -> bytes and error of
 
 A curve takes as many encodings as there are candidates, so large weights are measured on a sample of rows. The
 error is scaled by the weight's energy under the metric, and the bytes by rows, but for what does not grow with
-rows (codebooks, column scales): that is told from one encoding of half the rows.
+rows (codebooks, column scales): that is told from how much less half the rows take.
 """
 
 from __future__ import annotations
