@@ -27,6 +27,8 @@ NOT_IN_THE_CORE = (
     "jsonargparse",
 )
 CORE = (
+    "fulgurite.transforms",
+    "fulgurite.allocation",
     "fulgurite.coding",
     "fulgurite.codecs",
     "fulgurite.calibration",

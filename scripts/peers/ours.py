@@ -1,0 +1,232 @@
+"""Fulgurite's own rows: through the command where there is a recipe, through the library otherwise.
+
+    recipe, one stage of it, overrides -> fulgurite compress -> record.json, artefact of its last try
+    network, codec, budget             -> metrics -> encode  -> artefact within the budget
+
+The gate judges by few windows here and never decides about a row: what a stage makes is measured as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers.image_network import ImageNetwork
+from peers.method import Job, Method
+from peers.network import Network
+from peers.stored import folder_bytes
+from torch import nn
+from typing_extensions import override
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA_IN_RECIPES = "../shared/data"
+_LEAST, _MOST = 0.1, 8.0  # bits per weight to look for a budget between
+_HALVINGS, _CLOSE = 12, 0.99
+
+
+class Ours(Method):
+    """What both ways have in common: an artefact, read as its users read it."""
+
+    environment = "own"
+    modules = (
+        "fulgurite.artifact.reader",
+        "fulgurite.artifact.loading",
+        "fulgurite.artifact.transformers_quantizer",
+    )
+
+    @override
+    def load(self, job: Job) -> nn.Module:
+        import fulgurite
+        from fulgurite.artifact.reader import Artifact
+
+        if not isinstance(job.network, ImageNetwork):
+            found: nn.Module = fulgurite.load(job.out)
+            return found.eval()
+        artifact, network = Artifact(job.out), job.network.skeleton(job.out)
+        network.load_state_dict({name: artifact.decode(name) for name in artifact}, strict=False)
+        return network
+
+    def tensor_bytes(self, job: Job) -> dict[str, int]:
+        """Bytes of each weight; a part that several share counts in equal shares for each."""
+        from fulgurite.artifact.manifest import read_manifest
+
+        manifest = read_manifest(job.out)
+        found = {name: float(_stored(manifest, name)) for name in manifest.weights}
+        users: dict[str, list[str]] = {}
+        for name in manifest.weights:
+            for part in {part.shared for part in manifest.layout(name).parts if part.shared}:
+                users.setdefault(part, []).append(name)
+        for part, names in users.items():
+            for name in names:
+                found[name] += _stored(manifest, part) / len(names)
+        return {name: round(size) for name, size in found.items()}
+
+
+class OursByCommand(Ours):
+    """``fulgurite compress`` with one stage of a recipe."""
+
+    name, title = "ours", "fulgurite"
+    modules = (*Ours.modules, "fulgurite.cli.lightning_cli", "callbacks.cascade_run", "datamodules")
+
+    @override
+    def label(self, settings: Mapping[str, Any]) -> str:
+        recipe, changed = Path(settings["recipe"]).stem, settings.get("overrides", {})
+        told = [f", {key.rpartition('.')[2]} {value}" for key, value in changed.items()]
+        return f"fulgurite, {recipe} {settings['stage']}" + "".join(told)
+
+    @override
+    def compress(self, job: Job) -> dict[str, float]:
+        """Run the command.
+
+        Raises:
+            RuntimeError: If it ends otherwise than with a verdict.
+        """
+        from fulgurite.cli.main import main
+
+        run = job.out.with_name(job.out.name + ".run")
+        recipe = run.with_suffix(".yaml")
+        recipe.write_text(json.dumps(one_stage(job)))  # JSON is YAML
+        status = main(
+            ["compress", "--config", str(recipe), "--output_dir", str(run), "--restart", *_flags(job)]
+        )
+        if status not in (0, 3):  # 3: the gate has rejected it, by its few windows
+            raise RuntimeError(f"fulgurite compress ended with status {status}")
+        record = json.loads((run / "record.json").read_text())
+        (stage,) = record["stages"]
+        last = stage["tries"][-1]
+        artifact = run / "stages" / stage["name"] / f"try-{last['number']}" / "artifact"
+        shutil.copytree(artifact, job.out, dirs_exist_ok=True)
+        return {"seconds": last["seconds"]["encode"] + last["seconds"]["refine"]}
+
+
+class OursByLibrary(Ours):
+    """A codec over all matrices and kernels of a network, within a budget; no stage, no refinement."""
+
+    name, title = "ours-library", "fulgurite"
+    modules = (*Ours.modules, "fulgurite.codecs", "fulgurite.calibration", "fulgurite.artifact.writer")
+
+    @override
+    def label(self, settings: Mapping[str, Any]) -> str:
+        codec = settings["codec"].removesuffix("Codec").lower()
+        return f"fulgurite, {codec} by metric {settings['metric']}, {settings['budget'] / 1000:g} kB"
+
+    @override
+    def compress(self, job: Job) -> None:
+        compress_ours(job, job.settings["budget"])
+
+
+def compress_ours(job: Job, budget: int) -> None:
+    """Write an artefact of at most ``budget`` bytes into ``job.out``, as near to them as the codec's rates allow.
+
+    A codec with any rate is asked for rates by bisection; of one with steps the first that fits is taken, from
+    many bits to few. All matrices and kernels get the same rate, everything else 16 bits.
+
+    Args:
+        job: Its settings name the codec, with its own settings as ``arguments``, and the metric.
+        budget: Bytes of the folder.
+
+    Raises:
+        ValueError: If nothing fits.
+    """
+    from fulgurite import codecs
+    from fulgurite.calibration import gather_metrics
+
+    network = job.network.build(job.source, torch.float32)
+    names = [name for name, weight in network.named_parameters() if weight.dim() >= 2]
+    items = job.network.calibration(job.source, job.data)
+    metrics = gather_metrics(network, items, names, job.settings["metric"], **_loss(job.network))
+    codec: codecs.Codec = getattr(codecs, job.settings["codec"])(**job.settings.get("arguments", {}))
+    if codec.at_rate(_LEAST) is None:
+        for candidate in reversed(codec.candidates()):
+            if (size := _write(job, network, candidate, metrics)) <= budget:
+                return
+        raise ValueError(f"budget must be at least {size} bytes for {codec.name}, got {budget}")
+    low, high = _LEAST, _MOST
+    size = _write(job, network, codec.at_rate(low), metrics)
+    if size > budget:
+        raise ValueError(f"budget must be at least {size} bytes for {codec.name}, got {budget}")
+    for _ in range(_HALVINGS):
+        rate = (low + high) / 2
+        size = _write(job, network, codec.at_rate(rate), metrics)
+        low, high = (rate, high) if size <= budget else (low, rate)
+        if _CLOSE * budget <= size <= budget:
+            return
+    _write(job, network, codec.at_rate(low), metrics)
+
+
+def _write(job: Job, network: nn.Module, codec: Any, metrics: Mapping[str, Any]) -> int:
+    """Write the artefact; its bytes."""
+    from fulgurite.artifact.network_files import network_files
+    from fulgurite.artifact.writer import write_artifact
+    from fulgurite.codecs import Float16Codec
+    from fulgurite.models import tied_names
+
+    weights = {name: weight.detach() for name, weight in network.named_parameters()}
+    weights |= {name: value for name, value in network.named_buffers() if name.endswith(("mean", "var"))}
+    chosen = {name: weight for name, weight in weights.items() if weight.dim() >= 2}
+    hessians = {name: metric.hessian for name, metric in metrics.items() if metric.hessian is not None}
+    rows = {name: metric.row_weight for name, metric in metrics.items() if metric.row_weight is not None}
+    codecs = codec.bind(chosen, hessians, rows)
+    encoded = {
+        name: codecs[name].encode(weight, hessians.get(name), rows.get(name))
+        if name in chosen
+        else Float16Codec().encode(weight)
+        for name, weight in weights.items()
+    }
+    image = isinstance(job.network, ImageNetwork)
+    write_artifact(
+        job.out,
+        encoded,
+        model_class=type(network).__name__,
+        aliases={} if image else tied_names(network),
+        files={} if image else network_files(network),
+    )
+    return folder_bytes(job.out)
+
+
+def _loss(network: Network) -> dict[str, Any]:
+    """What ``gather_metrics`` has to know of a network that is no language model."""
+    if not isinstance(network, ImageNetwork):
+        return {}
+    from fulgurite.calibration import softmax_curvature
+
+    return {
+        "sampled_loss": lambda net, batch, generator: softmax_curvature(net(**batch), generator),
+        "count_places": lambda batch: len(batch["images"]),
+    }
+
+
+def one_stage(job: Job) -> dict[str, Any]:
+    """The recipe with one of its stages, its data where they are, and a gate that takes no time.
+
+    Raises:
+        ValueError: If the recipe has no such stage.
+    """
+    import yaml
+
+    path = REPOSITORY / job.settings["recipe"]
+    text = path.read_text().replace(DATA_IN_RECIPES, str(job.data))
+    recipe: dict[str, Any] = yaml.safe_load(text)
+    stages = recipe["cascade"]["stages"]
+    if job.settings["stage"] not in stages:
+        raise ValueError(f"{path}: must have a stage {job.settings['stage']!r}, has {', '.join(stages)}")
+    recipe["cascade"] |= {
+        "stages": {job.settings["stage"]: stages[job.settings["stage"]]},
+        "retries": 0,
+        "limit_windows": 16,
+        "report": False,
+    }
+    return recipe
+
+
+def _flags(job: Job) -> list[str]:
+    return [f"--{key}={value}" for key, value in job.settings.get("overrides", {}).items()]
+
+
+def _stored(manifest: Any, name: str) -> int:
+    tensor = manifest.stored[name]
+    return int(tensor.stop - tensor.start)
