@@ -4,9 +4,10 @@
     python scripts/benchmark_peers.py --data ../shared/data --network books6m --only "ours*" --force
     python scripts/benchmark_peers.py --data ../shared/data --page
 
-Makes the peers' environments where they are missing, runs every row that has no result yet (or whose packages or, for
-our own rows, sources have changed), and writes the page from all results there are. Each row runs in processes of
-its own (``peers/worker.py``). ``--only`` takes method names and labels of rows, with ``*``.
+Makes the peers' environments where they are missing, runs every row that has no result yet (or whose packages or
+recipe have changed), and writes the page from all results there are. What was measured with other sources of ours
+than those of today gets a star; ``--force`` runs it again. Each row runs in processes of its own
+(``peers/worker.py``). ``--only`` takes method names and labels of rows, with ``*``.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def write(runner: Runner, output: Path, command: str) -> None:
             continue
         plot = f"{output.stem}_{name}.png"
         draw(network, results, output.with_name(plot))
-        stale = frozenset(found.label for found in results if not runner.current(found))
+        stale = frozenset(found.label for found in results if runner.stale(found))
         sections[name] = section(network, results, stale, plot)
         shown += results
     if not shown:

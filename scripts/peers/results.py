@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,17 @@ class Runner:
         return Result(**{**fields, "load": tuple(fields["load"])})
 
     def current(self, result: Result | None) -> bool:
-        """Whether it would be measured with the same packages, sources and scores today."""
-        if result is None:
+        """Whether it needs no second run: same packages, same recipe, same scores."""
+        if result is None or result.evaluation != EVALUATION:
             return False
-        wanted = {"versions": self._versions(Row(result.method, result.settings)), "evaluation": EVALUATION}
-        return {"versions": dict(result.versions), "evaluation": result.evaluation} == wanted
+        wanted = self._versions(Row(result.method, result.settings))
+        return _without_sources(result.versions) == _without_sources(wanted)
+
+    def stale(self, result: Result) -> bool:
+        """Whether anything at all has changed since, our sources too: no reason to run hours again by itself."""
+        return not self.current(result) or result.versions != self._versions(
+            Row(result.method, result.settings)
+        )
 
     def run(self, network: str, row: Row) -> Result:
         """Compress and measure; a failure is a result too."""
@@ -151,7 +157,11 @@ class Runner:
         method = METHODS[row.method]
         found = self._environment(row).versions(("torch", "transformers", *method.packages))
         if method.environment == OWN and row.method != "original":
-            found["sources"] = digest(SCRIPTS.parent, row.settings.get("recipe"))
+            found["sources"] = digest(
+                path for name in _SOURCES for path in (SCRIPTS.parent / name).rglob("*.py")
+            )
+            if "recipe" in row.settings:
+                found["recipe"] = digest([SCRIPTS.parent / row.settings["recipe"]])
         return found
 
     def _path(self, network: str, row: Row) -> Path:
@@ -208,13 +218,16 @@ def tidy(reason: str) -> str:
     return line if len(line) <= _REASON else line[: _REASON - 3].rstrip() + "..."
 
 
-def digest(repository: Path, recipe: str | None) -> str:
-    """What decides our rows beside the versions of packages: our sources, and the recipe."""
-    paths = sorted(path for name in _SOURCES for path in (repository / name).rglob("*.py"))
+def digest(paths: Iterable[Path]) -> str:
+    """Of the contents of files, in the order of their names."""
     found = hashlib.sha256()
-    for path in [*paths, *([repository / recipe] if recipe else [])]:
+    for path in sorted(paths):
         found.update(path.read_bytes())
     return found.hexdigest()[:12]
+
+
+def _without_sources(versions: Mapping[str, str]) -> dict[str, str]:
+    return {name: version for name, version in versions.items() if name != "sources"}
 
 
 def progress(text: str, began: float | None = None) -> None:
