@@ -31,7 +31,7 @@ _HALVINGS, _CLOSE = 12, 0.99
 class Ours(Method):
     """What both ways have in common: an artefact, read as its users read it."""
 
-    environment = "own"
+    environment, packages = "own", ("fulgurite",)
     modules = (
         "fulgurite.artifact.reader",
         "fulgurite.artifact.loading",

@@ -10,7 +10,7 @@ from pathlib import Path
 from peers.compare import Match, Point, at_quality, front, goodness
 from peers.methods import METHODS
 from peers.network import CALIBRATION, Network
-from peers.results import Result
+from peers.results import RECIPE, SOURCES, Result
 
 HALF = 0.5
 """The goal for whole folders: at most this share of a peer's bytes at its quality."""
@@ -32,7 +32,8 @@ the reason.
   float32 network, so that nobody gains or loses by the arithmetic of its kernels.
 - **time, memory**: from the original's folder to the compressed one, imports apart; wall and CPU seconds; peak
   resident memory beyond what there was before. Ours: the encoding and refinement of the command's record, and the
-  memory of all of the command, its scoring included. One thread for all.
+  memory of all of the command, its scoring included. Loading is timed the second time, since some peers compile
+  code the first time. One thread for all.
 - **at this quality**: our bytes and our layers' bits at the quality of the row, and their share of the row's. Between
   two measured points of ours the logarithm of the size is linear in the quality (in the logarithm of a perplexity);
   only points that no other of ours beats are used, and nothing is extrapolated: *not reached* where we have nothing
@@ -136,7 +137,8 @@ def _about(results: Sequence[Result], command: str) -> str:
     versions: dict[str, set[str]] = {}
     for result in results:
         for package, version in result.versions.items():
-            versions.setdefault(package, set()).add(version)
+            if package not in (SOURCES, RECIPE):
+                versions.setdefault(package, set()).add(version)
     methods = [METHODS[name] for name in dict.fromkeys(result.method for result in results)]
     links = ", ".join(f"[{method.title}]({method.link})" for method in methods if method.link)
     packages = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items()))
@@ -155,33 +157,41 @@ def draw(network: Network, results: Sequence[Result], path: Path) -> None:
     """Quality against bytes and against the layers' bits; peers by method, ours with its front."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
     good = [result for result in results if not result.reason]
-    scores = [result.figures["quality"] for result in good]
-    for panel, size, title in zip(
-        panels, ("bytes", "layer_bits"), ("bytes of the folder", "bits per weight of the layers"), strict=True
+    ours = [result for result in good if result.ours]
+    peers = list(dict.fromkeys(result.method for result in good if not result.ours))
+    for panel, size, scale, title in zip(
+        panels,
+        ("bytes", "layer_bits"),
+        (1e6, 1),
+        ("folder, MB", "bits per weight of the layers"),
+        strict=True,
     ):
-        for number, method in enumerate(dict.fromkeys(result.method for result in good if not result.ours)):
-            points = [(r.figures[size], r.figures["quality"]) for r in good if r.method == method]
-            marker, colour = "os^vDPX*<>hp"[number % 12], f"C{number % 10}"
-            panel.plot(
-                *zip(*points, strict=True), marker, color=colour, label=METHODS[method].title, markersize=6
-            )
-        ours = [result for result in good if result.ours]
+        for number, method in enumerate(peers):
+            points = [(r.figures[size] / scale, r.figures["quality"]) for r in good if r.method == method]
+            style = {"marker": "os^vDPX*<>hp"[number % 12], "color": f"C{number % 10}", "linestyle": ""}
+            panel.plot(*zip(*points, strict=True), label=METHODS[method].title, markersize=6, **style)
         if ours:
-            points = [(result.figures[size], result.figures["quality"]) for result in ours]
+            points = [(result.figures[size] / scale, result.figures["quality"]) for result in ours]
             panel.plot(*zip(*points, strict=True), "k.", markersize=7, label="fulgurite")
-            best = front(Point(result.figures[size], _good(network, result)) for result in ours)
+            best = front(Point(result.figures[size] / scale, _good(network, result)) for result in ours)
             heights = [p.quality if network.higher_is_better else math.exp(-p.quality) for p in best]
             panel.plot([point.size for point in best], heights, "k-", linewidth=1)
         panel.set(xscale="log", xlabel=title)
-        panel.grid(alpha=0.3, which="both")
-    panels[0].set(ylabel=network.metric, ylim=_limits(scores, network.higher_is_better))
-    if not network.higher_is_better:
-        panels[0].set_yscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.grid(alpha=0.3)
+    panels[0].set(ylabel=network.metric, yscale="linear" if network.higher_is_better else "log")
+    panels[0].set_ylim(_limits([result.figures["quality"] for result in good], network.higher_is_better))
+    panels[0].yaxis.set_major_locator(MaxNLocator(8))
+    panels[0].yaxis.set_minor_locator(NullLocator())
+    panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(path, dpi=90)
 
@@ -211,9 +221,9 @@ def _cells(network: Network, entry: Compared, stale: bool) -> list[str]:
         f"{figures['layer_bits']:.2f}",
         f"{figures['error']:.4f}",
         f"{score:.4f}" if score < 1 else f"{score:.2f}" if score < 1000 else f"{score:.2g}",
-        f"{figures['seconds']:.1f} ({figures['cpu_s']:.1f})",
+        f"{_seconds(figures['seconds'])} ({_seconds(figures['cpu_s'])})",
         f"{figures['peak_bytes'] / 1e6:.0f}",
-        f"{figures['load_s']:.2f}",
+        _seconds(figures["load_s"]),
         *_matched(entry, entry.whole, figures["bytes"], ",.0f"),
         *_matched(entry, entry.layers, figures["layer_bits"], ".2f"),
     ]
@@ -226,6 +236,10 @@ def _matched(entry: Compared, match: Match | None, size: float, form: str) -> li
         return ["not reached", "-"]
     most = "at most " * match.at_most
     return [f"{most}{match.size:{form}}", f"{most}{match.size / size:.2f}"]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def _share(match: Match | None, size: float) -> float:

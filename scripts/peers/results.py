@@ -24,6 +24,8 @@ from peers.environments import OWN, SCRIPTS, BrokenEnvironment, Environment, var
 from peers.methods import METHODS, Row
 from peers.networks import EVALUATION, NETWORKS, find_source
 
+SOURCES, RECIPE = "sources", "recipe"
+"""Entries of ``versions`` that are no packages: digests of our sources and of a row's recipe."""
 _SOURCES = ("fulgurite", "callbacks", "lightning_modules", "datamodules")
 _REASON = 300  # characters
 
@@ -157,11 +159,11 @@ class Runner:
         method = METHODS[row.method]
         found = self._environment(row).versions(("torch", "transformers", *method.packages))
         if method.environment == OWN and row.method != "original":
-            found["sources"] = digest(
+            found[SOURCES] = digest(
                 path for name in _SOURCES for path in (SCRIPTS.parent / name).rglob("*.py")
             )
-            if "recipe" in row.settings:
-                found["recipe"] = digest([SCRIPTS.parent / row.settings["recipe"]])
+            if RECIPE in row.settings:
+                found[RECIPE] = digest([SCRIPTS.parent / row.settings[RECIPE]])
         return found
 
     def _path(self, network: str, row: Row) -> Path:
@@ -227,7 +229,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def _without_sources(versions: Mapping[str, str]) -> dict[str, str]:
-    return {name: version for name, version in versions.items() if name != "sources"}
+    return {name: version for name, version in versions.items() if name != SOURCES}
 
 
 def progress(text: str, began: float | None = None) -> None:

@@ -305,7 +305,7 @@ def test_a_result_counts_until_packages_or_its_recipe_change(
     runner = results.Runner(tmp_path, tmp_path / "cache")
     (row, *_) = methods.OURS["books6m"]
     versions = runner._versions(row)
-    assert versions.keys() == {"recipe", "sources", "torch", "transformers"}
+    assert versions.keys() == {"fulgurite", "recipe", "sources", "torch", "transformers"}
 
     def known(**changed: str) -> Any:
         given = {**versions, **changed}
