@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ from fulgurite.artifact.files import (
 FORMAT = "fulgurite-artifact/1"
 CHECKSUM_DIGITS = 16
 """Hexadecimal digits kept of each SHA-256: 64 bits tell accidents apart and keep the manifest small."""
+
+
+_REST = (-1,)
+"""Shape of a part in the manifest that takes what its weight's other parts leave."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,34 @@ class Layout:
         if len(self.parts) != 1 or self.parts[0].shared is not None:
             return False
         return self.codec == "raw" or (self.parts[0].shape == self.shape and self.parts[0].dtype != "U8")
+
+    def opened(self) -> Layout:
+        """The layout without the length of its last own part, where that is a stream of bytes.
+
+        Streams differ in length and little else: so weights of one shape have one layout whatever they hold.
+        """
+        own = self.own_parts
+        if self.native or not own or own[-1].dtype != "U8" or len(own[-1].shape) != 1:
+            return self
+        return self._with_rest(own[-1], _REST)
+
+    def closed(self, stored: int) -> Layout:
+        """The layout of a weight with so many stored bytes: the rest of them is the last part's.
+
+        Raises:
+            ValueError: If the other parts take more.
+        """
+        rest = [part for part in self.own_parts if part.shape == _REST]
+        if not rest:
+            return self
+        length = stored - sum(part.num_bytes for part in self.own_parts if part is not rest[0])
+        if length < 0:
+            raise ValueError(f"{stored} bytes are fewer than the parts before {rest[0].name!r} take")
+        return self._with_rest(rest[0], (length,))
+
+    def _with_rest(self, part: Part, shape: tuple[int, ...]) -> Layout:
+        parts = tuple(replace(each, shape=shape) if each is part else each for each in self.parts)
+        return replace(self, parts=parts)
 
     def to_json(self) -> dict[str, Any]:
         """The layout as it stands in the manifest."""
@@ -119,7 +151,8 @@ class Manifest:
 
     def layout(self, name: str) -> Layout:
         """How the weight is stored."""
-        return self.layouts[self.weights[name][0]]
+        stored = self.stored[name]
+        return self.layouts[self.weights[name][0]].closed(stored.stop - stored.start)
 
     def bytes_by_part(self) -> dict[str, int]:
         """Where the bytes are: weights, codebooks, tables (headers and indices of the file), manifest."""
@@ -159,7 +192,7 @@ class Manifest:
                 tensor = self.stored[name]
                 file.seek(tensor.start)
                 data = file.read(tensor.stop - tensor.start)
-                layout = self.layout(name) if name in self.weights else None
+                layout = self.layouts[self.weights[name][0]] if name in self.weights else None
                 _compare(path, f"weight {name!r}", checksum(data, layout), expected)
         for name, expected in self.files.items():
             path = self.folder / name
@@ -242,7 +275,11 @@ def _check_agreement(path: Path, manifest: Manifest) -> None:
             raise ArtifactError(
                 f"{path}: weight {name!r} has layout {index}, there are {len(manifest.layouts)}"
             )
-        layout, tensor = manifest.layouts[index], manifest.stored[name]
+        tensor = manifest.stored[name]
+        try:
+            layout = manifest.layout(name)
+        except ValueError as error:
+            raise ArtifactError(f"{path}: weight {name!r}: {error}") from error
         for part in layout.parts:
             if part.shared is not None:
                 _check_size(path, name, part.num_bytes, manifest.stored.get(part.shared))
@@ -267,13 +304,18 @@ def _layout(entry: Any) -> Layout:
         )
         for part in entry["parts"]
     )
+    last = [part for part in parts if part.shared is None][-1:]
     for part in parts:
-        if part.dtype not in DTYPE_BYTES or part.num_bytes < 0:
+        rest = [part] == last and part.shape == _REST and part.dtype == "U8"
+        if part.dtype not in DTYPE_BYTES or (min(part.shape, default=0) < 0 and not rest):
             raise ValueError(f"part {part.name!r} has dtype {part.dtype!r} and shape {list(part.shape)}")
     shape = tuple(int(n) for n in entry["shape"])
     if any(n < 0 for n in shape):
         raise ValueError(f"shape must not be negative, got {list(shape)}")
-    return Layout(str(entry["codec"]), shape, str(entry["dtype"]), dict(entry["meta"]), parts)
+    layout = Layout(str(entry["codec"]), shape, str(entry["dtype"]), dict(entry["meta"]), parts)
+    if layout.native and parts[0].shape == _REST:
+        raise ValueError(f"part {parts[0].name!r} is a whole weight and must have its shape, has {list(_REST)}")
+    return layout
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

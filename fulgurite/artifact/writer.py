@@ -131,7 +131,7 @@ def _layout(encoded: Encoded, shared: Mapping[str, tuple[str, Tensor]]) -> Layou
                 name, _SAFETENSORS_NAMES[part.dtype], tuple(part.shape), home[0] if home is not None else None
             )
         )
-    return Layout(encoded.codec, encoded.shape, encoded.dtype, dict(encoded.meta), tuple(parts))
+    return Layout(encoded.codec, encoded.shape, encoded.dtype, dict(encoded.meta), tuple(parts)).opened()
 
 
 def _as_bytes(part: Tensor) -> Tensor:

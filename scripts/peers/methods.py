@@ -97,9 +97,9 @@ OURS: dict[str, list[Row]] = {
     ],
     "minilm": _varied("minilm_2bit", "ecq2", "codec.rate", 1.5, 2.0, 3.0, 4.0),
     "resnet20": [
-        *_budgets("UniformCodec", "input", 160_000, 120_000, entropy=True, search=True),
-        *_budgets("VptqCodec", "input", 120_000, 90_000, entropy=True),
-        *_budgets("EcqCodec", "kl", 60_000, 80_000, 110_000, 150_000),
+        *_budgets("UniformCodec", "kl", 150_000, 110_000, entropy=True, search=True),
+        *_budgets("VptqCodec", "kl", 110_000, 80_000, entropy=True),
+        *_budgets("EcqCodec", "kl", 60_000, 80_000, 110_000, 150_000, 250_000),
     ],
 }
 """Our own rows by network: recipes with stages and overrides, or codecs with budgets. To add one, add a line."""

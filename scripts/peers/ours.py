@@ -1,7 +1,7 @@
 """Fulgurite's own rows: through the command where there is a recipe, through the library otherwise.
 
     recipe, one stage of it, overrides -> fulgurite compress -> record.json, artefact of its last try
-    network, codec, budget             -> metrics -> encode  -> artefact within the budget
+    network, codec, budget             -> metrics, curves, allocation -> artefact within the budget
 
 The gate judges by few windows here and never decides about a row: what a stage makes is measured as it is.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,12 @@ from peers.image_network import ImageNetwork
 from peers.method import Job, Method
 from peers.network import Network
 from peers.stored import folder_bytes
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA_IN_RECIPES = "../shared/data"
-_LEAST, _MOST = 0.1, 8.0  # bits per weight to look for a budget between
-_HALVINGS, _CLOSE = 12, 0.99
+_CORRECTIONS, _CLOSE = 6, 0.005  # tries to meet a budget; how far below it is near enough
 
 
 class Ours(Method):
@@ -120,10 +121,9 @@ class OursByLibrary(Ours):
 
 
 def compress_ours(job: Job, budget: int) -> None:
-    """Write an artefact of at most ``budget`` bytes into ``job.out``, as near to them as the codec's rates allow.
+    """Write an artefact of at most ``budget`` bytes into ``job.out``, allocated over all matrices and kernels.
 
-    A codec with any rate is asked for rates by bisection; of one with steps the first that fits is taken, from
-    many bits to few. All matrices and kernels get the same rate, everything else 16 bits.
+    Every one of them may become any of the codec's candidates, or stay in 16 bits as everything else does.
 
     Args:
         job: Its settings name the codec, with its own settings as ``arguments``, and the metric.
@@ -133,33 +133,47 @@ def compress_ours(job: Job, budget: int) -> None:
         ValueError: If nothing fits.
     """
     from fulgurite import codecs
-    from fulgurite.calibration import gather_metrics
+    from fulgurite.allocation import Curve, Probe, Target, allocate, measure, settle
+    from fulgurite.calibration import Metric, gather_metrics
 
     network = job.network.build(job.source, torch.float32)
-    names = [name for name, weight in network.named_parameters() if weight.dim() >= 2]
+    chosen = {name: weight.detach() for name, weight in network.named_parameters() if weight.dim() >= 2}
     items = job.network.calibration(job.source, job.data)
-    metrics = gather_metrics(network, items, names, job.settings["metric"], **_loss(job.network))
+    metrics = gather_metrics(network, items, list(chosen), job.settings["metric"], **_loss(job.network))
     codec: codecs.Codec = getattr(codecs, job.settings["codec"])(**job.settings.get("arguments", {}))
-    if codec.at_rate(_LEAST) is None:
-        for candidate in reversed(codec.candidates()):
-            if (size := _write(job, network, candidate, metrics)) <= budget:
-                return
-        raise ValueError(f"budget must be at least {size} bytes for {codec.name}, got {budget}")
-    low, high = _LEAST, _MOST
-    size = _write(job, network, codec.at_rate(low), metrics)
-    if size > budget:
-        raise ValueError(f"budget must be at least {size} bytes for {codec.name}, got {budget}")
-    for _ in range(_HALVINGS):
-        rate = (low + high) / 2
-        size = _write(job, network, codec.at_rate(rate), metrics)
-        low, high = (rate, high) if size <= budget else (low, rate)
-        if _CLOSE * budget <= size <= budget:
+    hessians = {name: metric.hessian for name, metric in metrics.items() if metric.hessian is not None}
+    rows = {name: metric.row_weight for name, metric in metrics.items() if metric.row_weight is not None}
+    bound = [each.bind(chosen, hessians, rows) for each in (*codec.candidates(), codecs.Float16Codec())]
+    probe = Probe(network, items, _divergence)
+    curves, effects = [], {}
+    bits = 8 * budget / sum(map(torch.numel, chosen.values()))
+    for name, weight in chosen.items():
+        losses = partial(probe.losses, name)
+        ladder = [each[name] for each in bound]
+        found = measure(weight, ladder, metrics.get(name, Metric()), losses=losses, probe_bits=bits)
+        curves.append(Curve(name, weight.numel(), found.candidates))
+        effects[name] = found.effects
+    slopes = settle(effects).values
+    curves = [replace(curve, slope=slopes[curve.name]) for curve in curves]
+    spare = budget
+    for _ in range(_CORRECTIONS):  # the files beside the weights, and what a curve did not foresee
+        found = allocate(curves, Target(num_bytes=spare))
+        codecs_of = {name: choice.candidate.codec for name, choice in found.choices.items()}
+        excess = _write(job, network, codecs_of, metrics) - budget
+        if -_CLOSE * budget <= excess <= 0:
             return
-    _write(job, network, codec.at_rate(low), metrics)
+        spare -= excess + (1 if excess > 0 else 0)
+    if excess > 0:
+        raise ValueError(f"budget of {budget} bytes was not met in {_CORRECTIONS} tries, {excess} over it")
 
 
-def _write(job: Job, network: nn.Module, codec: Any, metrics: Mapping[str, Any]) -> int:
-    """Write the artefact; its bytes."""
+def _divergence(outputs: Tensor, reference: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    exact, other = reference.log_softmax(-1), outputs.log_softmax(-1)
+    return nn.functional.kl_div(other, exact, log_target=True, reduction="batchmean")
+
+
+def _write(job: Job, network: nn.Module, codecs: Mapping[str, Any], metrics: Mapping[str, Any]) -> int:
+    """Write the artefact with the codec of each weight; its bytes."""
     from fulgurite.artifact.network_files import network_files
     from fulgurite.artifact.writer import write_artifact
     from fulgurite.codecs import Float16Codec
@@ -167,14 +181,10 @@ def _write(job: Job, network: nn.Module, codec: Any, metrics: Mapping[str, Any])
 
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
     weights |= {name: value for name, value in network.named_buffers() if name.endswith(("mean", "var"))}
-    chosen = {name: weight for name, weight in weights.items() if weight.dim() >= 2}
-    hessians = {name: metric.hessian for name, metric in metrics.items() if metric.hessian is not None}
-    rows = {name: metric.row_weight for name, metric in metrics.items() if metric.row_weight is not None}
-    codecs = codec.bind(chosen, hessians, rows)
+    hessians = {name: metric.hessian for name, metric in metrics.items()}
+    rows = {name: metric.row_weight for name, metric in metrics.items()}
     encoded = {
-        name: codecs[name].encode(weight, hessians.get(name), rows.get(name))
-        if name in chosen
-        else Float16Codec().encode(weight)
+        name: codecs.get(name, Float16Codec()).encode(weight, hessians.get(name), rows.get(name))
         for name, weight in weights.items()
     }
     image = isinstance(job.network, ImageNetwork)

@@ -10,7 +10,7 @@ from fulgurite.artifact import files
 from fulgurite.artifact.manifest import read_manifest
 from fulgurite.artifact.reader import RAW, Artifact
 from fulgurite.artifact.writer import write_artifact
-from fulgurite.codecs import Encoded, decode
+from fulgurite.codecs import EcqCodec, Encoded, decode
 from fulgurite.testing import CONTRACT_CASES
 
 
@@ -78,6 +78,17 @@ def test_equal_parts_are_stored_once(tmp_path: Path) -> None:
     assert manifest.bytes_by_part()["codebooks"] == codebook.nbytes
     artifact = Artifact(tmp_path / "artifact")
     assert all(torch.equal(artifact.encoded(name).tensors["codebook"], codebook) for name in encoded)
+
+
+def test_streams_of_different_lengths_have_one_layout(tmp_path: Path) -> None:
+    codec = EcqCodec(rate=2.0)
+    encoded = {"a": codec.encode(weight(32, 40)), "b": codec.encode(weight(32, 40).sin())}
+    assert encoded["a"].num_bytes != encoded["b"].num_bytes
+    manifest = write_artifact(tmp_path / "artifact", encoded, model_class="Net")
+    assert len(manifest.layouts) == 1
+    for name, entry in encoded.items():
+        assert sum(part.num_bytes for part in manifest.layout(name).own_parts) == entry.num_bytes
+        assert torch.equal(Artifact(tmp_path / "artifact").decode(name), decode(entry))
 
 
 def test_integer_buffers_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def _layout(key: str, value: Any) -> Change:
         (_layout("codec", "nonsense"), "."),
         (_layout("parts", [["codes", "U8", [1 << 50]]]), "needs 1125899906842624 bytes"),
         (_layout("parts", [["codes", "Q9", [3]]]), "malformed manifest"),
+        (_layout("parts", [["codes", "I32", [-1]]]), "malformed manifest"),
+        (_layout("parts", [["codes", "U8", [-1]], ["more", "U8", [3]]]), "malformed manifest"),
+        (_layout("parts", [["codes", "U8", [1 << 50]], ["more", "U8", [-1]]]), "fewer than the parts before"),
     ],
 )
 def test_a_forged_manifest_is_refused(folder: Path, change: Change, message: str) -> None:
@@ -180,5 +183,7 @@ def _reseal(folder: Path, manifest: dict[str, Any]) -> None:
     data = (folder / WEIGHTS_FILE).read_bytes()
     for name in parsed.weights:
         stored = parsed.stored[name]
-        manifest["weights"][name][1] = checksum(data[stored.start : stored.stop], parsed.layout(name))
+        manifest["weights"][name][1] = checksum(
+            data[stored.start : stored.stop], parsed.layouts[parsed.weights[name][0]]
+        )
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))

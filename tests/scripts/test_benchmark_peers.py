@@ -368,9 +368,9 @@ def test_ours_stays_within_its_budget_and_reads_back(module: Module, pictures: P
     job = module("peers.method").Job(network, pictures / "models" / "resnet_cifar10", pictures, out, settings)
     ours.compress_ours(job, 150_000)
     found = module("peers.worker").measure(methods["ours-library"], job)
-    assert 75_000 < found["bytes"] <= 150_000  # the next step of a whole bit would be 33 kB more
+    assert 140_000 < found["bytes"] <= 150_000
     assert found["layer_bits"] < 5
-    with pytest.raises(ValueError, match="budget must be at least .* bytes for uniform, got 1000"):
+    with pytest.raises(ValueError, match=r"budget of 1,000 bytes cannot be met: the least possible is"):
         ours.compress_ours(job, 1000)
 
 
