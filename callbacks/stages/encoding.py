@@ -18,6 +18,7 @@ from fulgurite.artifact.encoded_file import load_encoded, save_encoded
 from fulgurite.artifact.errors import ArtifactError
 from fulgurite.calibration import Metric
 from fulgurite.codecs import Codec, Encoded, as_matrix, decode, nmse
+from fulgurite.threads import side_by_side
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def encode_weights(
     """
     folder.mkdir(parents=True, exist_ok=True)
     share = share_out({name: float(weights[name].numel()) for name in codecs}, world_size)[rank]
-    for name in [name for name in codecs if name in share]:  # the network's order reads best in the progress
+
+    def encode(name: str) -> Encoded:
         path = encoded_path(folder, name)
         if (encoded := _finished(path)) is None:
             metric = metrics.get(name, Metric())
@@ -88,6 +90,11 @@ def encode_weights(
                 raise ValueError(f"{name}: {error}") from error
             encoded = encoded.to("cpu")
             save_encoded(path, encoded)
+        return encoded
+
+    names = [name for name in codecs if name in share]  # the network's order reads best in the progress
+    threads = None if all(codecs[name].one_thread for name in names) else 1
+    for name, encoded in zip(names, side_by_side(encode, names, threads), strict=True):
         if progress is not None:
             progress(name, encoded)
 

@@ -21,6 +21,7 @@ from fulgurite.allocation.slopes import Effect, mean_effect
 from fulgurite.allocation.statistics import spread
 from fulgurite.calibration import Metric
 from fulgurite.codecs import Codec, decode
+from fulgurite.threads import side_by_side
 
 _STARVED = 0.1  # bits per weight; the sides of a sample take more
 _LEAST_ROWS = 16  # however wide a weight is: fewer tell little of a codec that adapts
@@ -58,7 +59,7 @@ def measure(
 
     Args:
         weight: As ``Codec.encode`` takes it.
-        codecs: The candidates.
+        codecs: The candidates; encoded by their drafts.
         metric: What an error costs; ``hessian`` and ``row_weight`` of ``encode``.
         most: Weights to measure on at most, at least 16 rows; fewer than there are make a sample of rows.
         losses: Runs the network with a replacement; called once or twice, with the sampled rows replaced.
@@ -70,10 +71,11 @@ def measure(
     sample = _Sample(weight, metric, most)
     fixed: dict[str, int] = {}
     candidates, decoded = [], []
-    for codec in codecs:
-        num_bytes, rebuilt = sample.coded(codec)
+    drafts = [codec.draft() for codec in codecs]
+    coded = side_by_side(sample.coded, drafts, None if all(codec.one_thread for codec in codecs) else 1)
+    for codec, draft, (num_bytes, rebuilt) in zip(codecs, drafts, coded, strict=True):
         if codec.name not in fixed:
-            fixed[codec.name] = sample.fixed_bytes(codec)
+            fixed[codec.name] = sample.fixed_bytes(draft)
         whole = sample.whole_bytes(num_bytes, fixed[codec.name])
         candidates.append(
             candidate_of(

@@ -314,7 +314,9 @@ def _layout(entry: Any) -> Layout:
         raise ValueError(f"shape must not be negative, got {list(shape)}")
     layout = Layout(str(entry["codec"]), shape, str(entry["dtype"]), dict(entry["meta"]), parts)
     if layout.native and parts[0].shape == _REST:
-        raise ValueError(f"part {parts[0].name!r} is a whole weight and must have its shape, has {list(_REST)}")
+        raise ValueError(
+            f"part {parts[0].name!r} is a whole weight and must have its shape, has {list(_REST)}"
+        )
     return layout
 
 

@@ -25,16 +25,17 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fulgurite.codecs._seed_fit import fit, ordered_sum
 from fulgurite.codecs._seed_tables import LANE, Layout, Tile, tile_from, tile_width, weighted_tile
+from fulgurite.threads import side_by_side
 
 _CANDIDATES = 1 << 13  # pairs of block and seed quantised at a time: 2 to 4 MB for each temporary
 _HITS = 1 << 12  # lanes of a block looked through at a time
@@ -150,7 +151,9 @@ def search(blocks: Tensor, layout: Layout, polish: bool, root: Tensor | None = N
     )
     groups = [(blocks[some], best.part(some)) for some in _slices(count, share)]
     with _LOCK, _full_precision():
-        _map_threads(lambda group: _search_group(*group, _Rule(layout, polish, root), chunk), groups, threads)
+        work = partial(_search_group, rule=_Rule(layout, polish, root), chunk=chunk)
+        for _ in side_by_side(lambda group: work(*group), groups, threads):
+            pass
     return best
 
 
@@ -159,26 +162,6 @@ def _slices(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _map_threads(
-    work: Callable[[tuple[Tensor, Choice]], None], groups: Sequence[tuple[Tensor, Choice]], threads: int
-) -> None:
-    """Groups side by side, each on one thread.
-
-    Two threads inside each product meet again thousands of times a second; on a machine that is
-    busy with something else they wait for each other, and were ten times slower than one.
-    """
-    if threads == 1:
-        for group in groups:
-            work(group)
-        return
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, groups))  # raises what a thread raised
-    finally:
-        torch.set_num_threads(threads)  # a worker's setting is also the default of later threads
-
-
-@torch.no_grad()
 def _search_group(group: Tensor, best: Choice, rule: _Rule, chunk: int) -> None:
     """Search for some blocks and write what is found to their part of the result."""
     layout, device = rule.layout, str(group.device)

@@ -93,6 +93,9 @@ class Codec(ABC):
     uses_hessian: ClassVar[bool] = False
     """Whether ``encode`` does better with a ``hessian``; calibration runs only where one asks."""
 
+    one_thread: ClassVar[bool] = False
+    """Whether ``encode`` keeps to one thread on a CPU, so that several weights are best encoded side by side."""
+
     @abstractmethod
     def encode(
         self, weight: Tensor, hessian: Tensor | None = None, row_weight: Tensor | None = None
@@ -146,6 +149,10 @@ class Codec(ABC):
     def at_rate(self, bits_per_weight: float) -> Codec | None:
         """This codec at any real rate, or ``None`` for a codec whose rates come in steps."""
         return None
+
+    def draft(self) -> Codec:
+        """A codec with about this one's rate and error that encodes quicker, where there is one: for curves."""
+        return self
 
     def relaxed(self, severe: bool) -> Codec | None:
         """The next setting with more bits and less error, or ``None`` at the top of the ladder.

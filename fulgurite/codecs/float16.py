@@ -27,6 +27,7 @@ class Float16Codec(Codec):
 
     name: ClassVar[str] = "fp16"
     continuous: ClassVar[tuple[str, ...]] = ("values",)
+    one_thread: ClassVar[bool] = True
 
     @override
     def encode(
