@@ -11,6 +11,7 @@ read back from the folder, so a restarted run and a second rank see what the fir
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ from callbacks.stages.fitting import without_growth
 from callbacks.stages.metric_file import METRICS_NAME, Metrics, write_metrics
 from callbacks.stages.refine import refine
 from callbacks.stages.stage import Stage
+from callbacks.stages.structure import StructuralStage, Work
+from fulgurite.artifact.files import write_file
 from fulgurite.artifact.loading import load
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.reader import RAW, Artifact
@@ -51,6 +54,26 @@ from lightning_modules.compressible import Compressible
 
 if TYPE_CHECKING:
     from callbacks.cascade import Cascade
+
+NETWORK_NAME = "network"
+"""Folder of what a structural stage has made, in a try's."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network that stages work on: the reference, or what a structural stage has made in its place."""
+
+    module: Compressible
+    network: Any
+    parameters: Mapping[str, Tensor]
+    aliases: Mapping[str, str]
+
+    @classmethod
+    def of(cls, module: Compressible, device: torch.device) -> Subject:
+        """A module's network, frozen, on its device."""
+        network = module.network.to(device).eval()
+        network.requires_grad_(False)
+        return cls(module, network, unique_parameters(network), tied_names(network))
 
 
 @dataclass
@@ -71,6 +94,7 @@ class Made:
     metrics: Metrics
     decision: Decision | None
     seconds: float
+    structure: Mapping[str, Any] | None = None
 
 
 class CascadeRun:
@@ -85,7 +109,7 @@ class CascadeRun:
             )
         self.cascade = cascade
         self.trainer = trainer
-        self.module: Compressible = module
+        self._module: Compressible = module
         self.datamodule = datamodule
         self.rank, self.world_size = trainer.global_rank, trainer.world_size
         self.device = trainer.strategy.root_device
@@ -107,16 +131,13 @@ class CascadeRun:
             self.folder.release()
 
     def _execute(self) -> None:
-        self.network = self.module.network.to(self.device).eval()
-        self.network.requires_grad_(False)
-        self.parameters = unique_parameters(self.network)
-        self.aliases = tied_names(self.network)
+        self.reference = self.subject = Subject.of(self._module, self.device)
         check_finite(self.parameters)
         kind = type(self.network).__name__
-        for (
-            name,
-            stage,
-        ) in self.cascade.stages.items():  # a pattern that matches nothing is known before any work
+        for name, stage in self.cascade.stages.items():
+            if isinstance(stage, StructuralStage):
+                break  # what names the next network's weights have is not known yet
+            # a pattern that matches nothing is known before any work
             stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
         self._check_data()
         fingerprint = fingerprint_of(self.parameters)
@@ -138,13 +159,29 @@ class CascadeRun:
             level = accepted or level
         self._finish(level)
 
+    @property
+    def module(self) -> Compressible:
+        """Whose network stages work on now."""
+        return self.subject.module
+
+    @property
+    def network(self) -> Any:
+        """The network itself, as its weights were before they were coded."""
+        return self.subject.network
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Its weights, tied ones once."""
+        return self.subject.parameters
+
     def _check_data(self) -> None:
         """Find out that a text is missing before anything is thrown away or computed."""
         self.data = self.module.data_facts(self.datamodule, self.cascade.limit_windows)
         for stage in self.cascade.stages.values():
             codecs = [stage.codec, *stage.overrides.values()]
             calibrates = stage.metric != "identity" and any(codec.uses_hessian for codec in codecs)
-            if stage.refine.steps > 0 or calibrates or stage.allocate is not None:
+            trains = stage.refine.steps > 0 or isinstance(stage, StructuralStage)
+            if trains or calibrates or stage.allocate is not None:
                 self.module.refinement_windows(self.datamodule, 2)
 
     def _claim(self, recipe: dict[str, Any], fingerprint: str) -> bool:
@@ -210,6 +247,8 @@ class CascadeRun:
             self.console.verdict(verdict, outcome["diagnosis"])
             folder = self.folder.try_folder(name, number)
             if verdict.accepted:
+                if isinstance(stage, StructuralStage):
+                    self.subject = self._succeeded(folder / NETWORK_NAME)
                 accepted = Level(
                     name, folder / "artifact", list(Evaluation.load(folder / "scores.npz").measures)
                 )
@@ -235,6 +274,8 @@ class CascadeRun:
     ) -> dict[str, Any]:
         folder = self.folder.try_folder(name, number)
         clock = time.monotonic()
+        if isinstance(stage, StructuralStage):
+            return self._restructure(index, name, stage, number, level, changes)
         weights = self._source(stage, level)
         kind = type(self.network).__name__
         plan = stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
@@ -266,8 +307,60 @@ class CascadeRun:
             made = Made(encoded, plan, metrics, decision, time.monotonic() - clock)
             self._judge(index, name, stage, number, level, changes, made)
         self.trainer.strategy.barrier("judged")
+        return self._outcome(name, number)
+
+    def _restructure(
+        self, index: int, name: str, stage: StructuralStage, number: int, level: Level, changes: list[str]
+    ) -> dict[str, Any]:
+        """Make another network and judge it in 16 bits; rank 0 only, the others wait."""
+        folder = self.folder.try_folder(name, number)
+        if self.rank == 0:
+            clock = time.monotonic()
+            with self.console.building(index, name) as progress:
+                work = Work(
+                    self.module,
+                    self.reference.module,
+                    self.datamodule,
+                    folder,
+                    self.device,
+                    Path(self.cascade.cache_dir),
+                    progress,
+                    self.stop.check,
+                )
+                facts_path = folder / "built.json"
+                if not facts_path.exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    facts = stage.build(work, folder / NETWORK_NAME)
+                    write_file(facts_path, json.dumps(dict(facts), indent=1).encode())
+            made = Made(
+                {}, {}, Metrics(None), None, time.monotonic() - clock, json.loads(facts_path.read_text())
+            )
+            before, self.subject = self.subject, self._succeeded(folder / NETWORK_NAME)
+            made.encoded = self._complete(Level(name, None, []), {})
+            try:
+                self._judge(index, name, stage, number, level, changes, made)
+            finally:
+                self.subject = before
+                self._read_as(before)
+        self.trainer.strategy.barrier("judged")
+        return self._outcome(name, number)
+
+    def _succeeded(self, folder: Path) -> Subject:
+        """What a structural stage has made, and the data as its tokenizer reads it."""
+        successor = self.reference.module.successor(folder, self.datamodule, self.cascade.limit_windows)
+        subject = Subject.of(successor, self.device)
+        self._read_as(subject)
+        return subject
+
+    def _read_as(self, subject: Subject) -> None:
+        tokenizer = getattr(subject.module, "tokenizer", None)
+        if tokenizer is not None:
+            self.datamodule.use_tokenizer(tokenizer)  # type: ignore[attr-defined]
+
+    def _outcome(self, name: str, number: int) -> dict[str, Any]:
         outcome = self.folder.load_try(name, number)
         if outcome is None:
+            folder = self.folder.try_folder(name, number)
             raise RuntimeError(
                 f"{folder}: rank {self.rank} does not see what rank 0 wrote; is the folder shared?"
             )
@@ -349,6 +442,7 @@ class CascadeRun:
                 else None,
                 "allocation": None if made.decision is None else made.decision.told(),
                 "refine": refinement,
+                "structure": None if made.structure is None else dict(made.structure),
                 "gate": verdict.to_dict(),
                 "facts": dict(evaluation.facts),
                 "diagnosis": None if verdict.severity == "none" else diagnosis.sentence,
@@ -385,7 +479,7 @@ class CascadeRun:
         return [
             name
             for name in self.network.state_dict()
-            if name not in self.parameters and name not in self.aliases
+            if name not in self.parameters and name not in self.subject.aliases
         ]
 
     def _complete(self, level: Level, encoded: Mapping[str, Encoded]) -> dict[str, Encoded]:
@@ -484,7 +578,7 @@ class CascadeRun:
             folder,
             encoded,
             model_class=type(self.network).__name__,
-            aliases=self.aliases,
+            aliases=self.subject.aliases,
             files=self.module.artifact_files(),
         )
 
@@ -495,7 +589,10 @@ class CascadeRun:
         if self.rank == 0:
             if level.folder is not None:
                 self.folder.ensure_published(level.folder)  # a kill may have come between verdict and copy
-                before = self.module.samples(self.network, self.datamodule, self.cascade.prompts)
+                reference = self.reference
+                self._read_as(reference)
+                before = reference.module.samples(reference.network, self.datamodule, self.cascade.prompts)
+                self._read_as(self.subject)
                 compressed = load(self.folder.artifact, device=self.device)
                 after = self.module.samples(compressed, self.datamodule, self.cascade.prompts)
                 samples = [
@@ -510,7 +607,7 @@ class CascadeRun:
     @property
     def reference_bytes(self) -> int:
         """Bytes of the reference in fp32, tied weights once: what every ratio is against."""
-        return 4 * sum(weight.numel() for weight in self.parameters.values())
+        return 4 * sum(weight.numel() for weight in self.reference.parameters.values())
 
     def _out_of_time(self, stage: str) -> bool:
         budget = self.cascade.time_budget_minutes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +155,31 @@ class Console:
 
             yield progress
             close(f"loss {last[0]:.4f}")
+
+    @contextmanager
+    def building(self, index: int, stage: str) -> Iterator[Callable[[str, int, int, float | None], None]]:
+        """A bar for each phase of a structural stage, with its loss where it has one."""
+        self._line(f"{index + 1}/{self._total} {stage}")
+        phase: list[str] = []
+        with ExitStack() as open_bars:
+            bars: list[tuple[Callable[[int, str], None], Callable[[str], None]]] = []
+            told = [""]
+
+            def end() -> None:
+                if bars:
+                    bars[0][1](told[0])
+                open_bars.close()
+
+            def progress(what: str, done: int, total: int, loss: float | None) -> None:
+                if phase != [what]:
+                    end()
+                    phase[:] = [what]
+                    bars[:] = [open_bars.enter_context(self._bar(f"    {what}", total, ""))]
+                told[0] = "" if loss is None else f"loss {loss:.4f}"
+                bars[0][0](done, told[0])
+
+            yield progress
+            end()
 
     @contextmanager
     def evaluating(self, title: str, windows: int) -> Iterator[Callable[[int], None]]:

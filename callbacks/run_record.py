@@ -105,7 +105,7 @@ class RunRecord:
         """A stage is next."""
         self._stage = {
             "name": name,
-            "codec": stage.codec.name,
+            "codec": stage.technique,
             "source": stage.source,
             "accepted": False,
             "verdict": "not judged yet",
@@ -120,7 +120,7 @@ class RunRecord:
             "tries": [],
         }
         self._record["stages"].append(self._stage)
-        self._event("stage", stage=name, codec=stage.codec.name)
+        self._event("stage", stage=name, codec=stage.technique)
 
     def tried(self, name: str, outcome: Mapping[str, Any]) -> None:
         """A try was judged, or was found judged by an earlier start."""

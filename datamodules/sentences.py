@@ -6,6 +6,7 @@ train sentences | lines of a text file     -> rows      -> calibration, refineme
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ from fulgurite.models import token_batch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_SENTENCE = (16, 200)  # characters
 _ENDLESS = 1_000_000  # tokenizers without a limit say 1e30
 
 
@@ -40,8 +42,10 @@ class SentencesDataModule(LightningDataModule):
         validation: File of pairs to choose and to gate by.
         test: File of pairs for the final figure.
         data_dir: Folder that relative paths start from.
-        calibration_text: Text whose lines take the place of the train sentences in calibration and
-            refinement: a path or a name, as ``TextDataModule`` takes them.
+        calibration_text: Texts whose lines take the place of the train sentences in calibration, refinement and
+            distillation: paths or names, as ``TextDataModule`` takes them.
+        split_sentences: Cut these texts into sentences of 16 to 200 characters instead of lines.
+        with_train_sentences: Read the train sentences beside these texts.
         evaluation_split: Which split a cascade judges by.
         max_score: The highest score that there can be; training aims at cosines of ``score / max_score``.
         max_length: Tokens of a text that are read; the network's own limit by default.
@@ -63,7 +67,9 @@ class SentencesDataModule(LightningDataModule):
         validation: str | None = None,
         test: str | None = None,
         data_dir: str | None = None,
-        calibration_text: str | None = None,
+        calibration_text: list[str] | str | None = None,
+        split_sentences: bool = False,
+        with_train_sentences: bool = False,
         evaluation_split: Literal["validation", "test"] = "validation",
         max_score: float = 5.0,
         max_length: int | None = None,
@@ -91,7 +97,10 @@ class SentencesDataModule(LightningDataModule):
         self._folder = Path() if data_dir is None else Path(data_dir).expanduser()
         given = {"train": train, "validation": validation, "test": test}
         self._files = {split: self._folder / path for split, path in given.items() if path is not None}
-        self._calibration_text = calibration_text
+        given_texts = [calibration_text] if isinstance(calibration_text, str) else calibration_text
+        self._calibration_texts = list(given_texts or [])
+        self._split_sentences = split_sentences
+        self._with_train = with_train_sentences or not self._calibration_texts
         self._pairs: dict[str, SentencePairs] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -173,34 +182,52 @@ class SentencesDataModule(LightningDataModule):
         return pad_sequence([torch.tensor(row) for row in tokens], True, self.pad_token)
 
     def training_rows(self, limit: int | None = None) -> Tensor:
-        """Train sentences, evenly spaced over the file, ``int64 [n, longest]``; the same ones each time.
+        """Train sentences, evenly spaced over each source, ``int64 [n, longest]``; the same ones each time.
+
+        Each source gives as many, as far as it has them.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If there is neither a train file nor a text, or there is nothing in it.
         """
-        texts = self._training_texts()
-        kept = len(texts) if limit is None else min(limit, len(texts))
-        return self.rows([texts[index * len(texts) // kept] for index in range(kept)])
+        sources = self._training_texts()
+        total = sum(map(len, sources))
+        left = total if limit is None else min(limit, total)
+        chosen: dict[int, list[str]] = {}
+        by_size = sorted(range(len(sources)), key=lambda place: len(sources[place]))
+        for done, place in enumerate(
+            by_size
+        ):  # an equal share for each source; what a small one lacks is the others'
+            texts = sources[place]
+            kept = min(len(texts), left // (len(sources) - done))
+            chosen[place] = [texts[index * len(texts) // kept] for index in range(kept)]
+            left -= kept
+        return self.rows([text for place in sorted(chosen) for text in chosen[place]])
 
-    def _training_texts(self) -> list[str]:
-        """Distinct sentences to calibrate and refine on, in the order of the file."""
-        if self._calibration_text is not None:
-            source: TextSource = parse_source(self._calibration_text, "train", self._folder)
-            texts = source.read().split("\n")
-        elif "train" in self._files:
+    def _training_texts(self) -> list[list[str]]:
+        """Distinct sentences to calibrate and refine on: each source's, in the order of the file."""
+        found: list[list[str]] = []
+        if self._with_train and "train" in self._files:
             sentences, _ = read_pairs(self._files["train"], self.fields)
-            texts = [sentence for pair in sentences for sentence in pair]
-        else:
+            found.append([sentence for pair in sentences for sentence in pair])
+        for given in self._calibration_texts:
+            source: TextSource = parse_source(given, "train", self._folder)
+            text = source.read()
+            found.append(cut_sentences(text) if self._split_sentences else text.split("\n"))
+        if not self._calibration_texts and "train" not in self._files:
             raise ValueError(
                 "there is no text to calibrate or refine on; give data.train or data.calibration_text"
             )
-        distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
-        if not distinct:
-            raise ValueError(
-                f"{self._calibration_text or self._files['train']}: expected sentences, found none"
-            )
-        return distinct
+        seen: dict[str, int] = {}  # text: the first source that has it
+        for place, texts in enumerate(found):
+            for text in map(str.strip, texts):
+                if text:
+                    seen.setdefault(text, place)
+        if not seen:
+            read = [*self._calibration_texts, *([str(self._files["train"])] if self._with_train else [])]
+            raise ValueError(f"{', '.join(read)}: expected sentences, found none")
+        distinct = [[text for text, first in seen.items() if first == place] for place in range(len(found))]
+        return [texts for texts in distinct if texts]
 
     def calibration_batches(self) -> Iterator[dict[str, Tensor]]:
         """Batches of train sentences of nearly one length, with their masks; the same ones each time."""
@@ -234,3 +261,14 @@ class SentencesDataModule(LightningDataModule):
 
     def _in_order(self, split: str) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(PairDataset(self.pairs(split), self.max_score), batch_size=self.batch_size)
+
+
+def cut_sentences(text: str) -> list[str]:
+    r"""Sentences of a text, those of 16 to 200 characters: shorter ones are mostly headings, longer ones lists.
+
+    Example:
+        >>> cut_sentences("It was a bright cold day. Yes! The clocks were\nstriking thirteen.")
+        ['It was a bright cold day.', 'The clocks were striking thirteen.']
+    """
+    found = re.split(r"(?<=[.!?])[\"'\u201d]?\s+", " ".join(text.split()))
+    return [sentence for sentence in found if _SENTENCE[0] <= len(sentence) <= _SENTENCE[1]]

@@ -2,6 +2,7 @@
 
     import fulgurite
     network = fulgurite.load("runs/books6m/artifact")
+    vectors = fulgurite.load("runs/minilm_280x/artifact").encode(["a text", "another"])  # of a text encoder, [n, d]
 
 After the import, transformers' own ``from_pretrained`` reads artefacts too. Importing is cheap: torch,
 transformers and the rest are imported when they are first used.
@@ -17,14 +18,14 @@ from fulgurite._version import __version__
 
 if TYPE_CHECKING:
     from fulgurite.artifact.errors import ArtifactError
-    from fulgurite.artifact.loading import load
     from fulgurite.artifact.reader import Artifact
     from fulgurite.artifact.writer import write_artifact
+    from fulgurite.loading import load
 
 _LAZY = {
     "Artifact": "fulgurite.artifact.reader",
     "ArtifactError": "fulgurite.artifact.errors",
-    "load": "fulgurite.artifact.loading",
+    "load": "fulgurite.loading",
     "write_artifact": "fulgurite.artifact.writer",
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 from torch import Generator, Tensor, nn
 
+from fulgurite.distillation import Outputs
 from fulgurite.evaluation.evaluation import Evaluation
 
 
@@ -68,3 +70,35 @@ class Compressible(Objective, Protocol):
 
     def artifact_files(self) -> dict[str, bytes]:
         """The files that a user needs beside the weights: configuration, tokenizer."""
+
+    def watch(self, network: nn.Module, inputs: Mapping[str, Tensor], wanted: frozenset[str]) -> Outputs:
+        """What ``network`` makes of a batch of ``as_batch``, as losses of a distillation compare it.
+
+        Args:
+            network: This module's, or another of its kind with the same tokenizer.
+            inputs: Its keyword arguments.
+            wanted: Parts of ``Outputs``; others may be missing.
+        """
+
+    def save_as(self, folder: Path, network: nn.Module, tokenizer: Any = None) -> None:
+        """Save another network of this kind, whole or not at all, so that ``successor`` reads it.
+
+        Args:
+            folder: Where to.
+            network: In the place of this module's.
+            tokenizer: This module's own where it is not given.
+        """
+
+    def successor(
+        self, folder: Path, datamodule: LightningDataModule, limit: int | None = None
+    ) -> Compressible:
+        """A module of this kind around what ``save_as`` has saved, measured against this one's network.
+
+        Args:
+            folder: Of ``save_as``.
+            datamodule: With the held-out data; reads as this module's tokenizer does, before and after the call.
+            limit: Of ``evaluate_network``.
+
+        Raises:
+            ValueError: If scores of the two could not be compared.
+        """

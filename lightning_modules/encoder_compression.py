@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +12,17 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from fulgurite.artifact.network_files import network_files
+from fulgurite.distillation import Outputs, observe
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.similarity import chosen_pairs, evaluate_similarity
 from fulgurite.models import Pooling, embed_rows, token_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+FIDELITY = "fidelity"
+MEASURES = ("spearman", FIDELITY)
+"""What an encoder can be judged by."""
 
 _SAMPLES = 3
 _NEAREST = 3
@@ -33,7 +39,9 @@ class EncoderCompression:
     """
 
     network: Any
+    measures: frozenset[str] = frozenset(MEASURES)
     _reference: tuple[str, Tensor] | None = None  # digest of the data, vectors of this module's own network
+    _inherited: Tensor | None = None  # vectors of the network that this module's one has succeeded
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -65,7 +73,7 @@ class EncoderCompression:
             pairs,
             self.pooling,
             self.pad_token,
-            reference=None if network is self.network else self._reference_vectors(datamodule, limit),
+            reference=self._compared(network, datamodule, limit),
             batch_size=2 * datamodule.batch_size,
             limit=limit,
             progress=progress,
@@ -73,7 +81,15 @@ class EncoderCompression:
         if network is self.network:
             self._reference = (self._digest(datamodule, limit), result.vectors)
         facts = {"pearson": result.pearson, "texts_per_second": len(result.vectors) / result.seconds}
-        return Evaluation(result.measures, facts)
+        return Evaluation([one for one in result.measures if one.name in self.measures], facts)
+
+    def _compared(self, network: nn.Module, datamodule: Any, limit: int | None) -> Tensor | None:
+        """Vectors that those of ``network`` should be."""
+        if FIDELITY not in self.measures:
+            return None
+        if self._inherited is not None:
+            return self._inherited
+        return None if network is self.network else self._reference_vectors(datamodule, limit)
 
     def _reference_vectors(self, datamodule: Any, limit: int | None) -> Tensor:
         """Vectors that this module's own network gives the evaluation split."""
@@ -185,6 +201,11 @@ class EncoderCompression:
 
     def _vectors(self, network: nn.Module, rows: Tensor) -> Tensor:
         return embed_rows(network, rows, self.pooling, self.pad_token)
+
+    def watch(self, network: nn.Module, inputs: Mapping[str, Tensor], wanted: frozenset[str]) -> Outputs:
+        """Token vectors are hidden states; ``vectors`` have length 1."""
+        output, outputs = observe(network, inputs, wanted)
+        return replace(outputs, vectors=self._directions(output, inputs)) if "vectors" in wanted else outputs
 
     def artifact_files(self) -> dict[str, bytes]:
         """Configuration and tokenizer, and what sentence-transformers reads beside them."""

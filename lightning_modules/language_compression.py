@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Generator, Tensor, nn
@@ -11,9 +12,11 @@ from torch.nn import functional
 
 from fulgurite.artifact.network_files import network_files
 from fulgurite.calibration import sampled_loss
+from fulgurite.distillation import Outputs, observe
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import evaluate_language
+from fulgurite.models import save_causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,6 +124,14 @@ class LanguageCompression:
             (prompt, generate(network, self.tokenizer, prompt, max_new_tokens=_NEW_TOKENS))
             for prompt in chosen
         ]
+
+    def watch(self, network: nn.Module, inputs: Mapping[str, Tensor], wanted: frozenset[str]) -> Outputs:
+        """Logits, and what else is asked for; a language model gives no vectors of texts."""
+        return observe(network, inputs, wanted)[1]
+
+    def save_as(self, folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """As a folder of transformers."""
+        save_causal_lm(network, tokenizer or self.tokenizer, folder)
 
     def artifact_files(self) -> dict[str, bytes]:
         """Configuration and tokenizer."""

@@ -242,3 +242,9 @@ class LanguageModel(LanguageCompression, LightningModule):
         if self.network is None:
             raise ValueError("there is no network to export; fit first, or call configure_model()")
         return save_causal_lm(self.network, self.tokenizer, folder)
+
+    def successor(self, folder: Path, datamodule: Any, limit: int | None = None) -> LanguageModel:
+        """A module around what ``save_as`` has saved; see ``Compressible``."""
+        made = LanguageModel(source=str(folder))
+        made.configure_model()
+        return made

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from fulgurite.models import (
     read_pooling,
     token_batch,
 )
-from lightning_modules.encoder_compression import EncoderCompression
+from lightning_modules.encoder_compression import FIDELITY, MEASURES, EncoderCompression
 from lightning_modules.optimisation import decay_groups, warmup_cosine
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class TextEncoder(EncoderCompression, LightningModule):
         learning_rate: Highest learning rate of AdamW.
         weight_decay: For matrices; norms, biases and embeddings do not decay.
         warmup_share: Share of the run in which the learning rate rises.
+        measures: What a cascade judges by: ``spearman``, the correlation with known scores, and ``fidelity``, the
+            cosines with the reference's own vectors; both by default. A network that gives vectors of another
+            space has no fidelity.
         export_dir: Folder to which the encoder is saved at the end of a fit, as both libraries read it.
 
     Raises:
@@ -76,9 +79,14 @@ class TextEncoder(EncoderCompression, LightningModule):
         learning_rate: float = 2e-5,
         weight_decay: float = 0.01,
         warmup_share: float = 0.1,
+        measures: list[str] | None = None,
         export_dir: str | None = None,
     ) -> None:
         super().__init__()
+        unknown = sorted(set(measures or []) - set(MEASURES))
+        if unknown or measures == []:
+            raise ValueError(f"measures must be of {', '.join(MEASURES)}, got {', '.join(unknown) or 'none'}")
+        self.measures = frozenset(measures or MEASURES)
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {learning_rate}")
         if not 0 <= warmup_share <= 1:
@@ -206,17 +214,35 @@ class TextEncoder(EncoderCompression, LightningModule):
         Raises:
             ValueError: If there is no network yet.
         """
-        network = self.network
-        if network is None:
+        if self.network is None:
             raise ValueError("there is no network to export; fit first, or call configure_model()")
+        target = Path(folder).expanduser()
+        self.save_as(target, self.network)
+        return target
+
+    def save_as(self, folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Save another encoder with this one's pooling, as both libraries read it."""
 
         def fill(fresh: Path) -> None:
             network.save_pretrained(fresh)
-            self.tokenizer.save_pretrained(str(fresh))
+            (self.tokenizer if tokenizer is None else tokenizer).save_pretrained(str(fresh))
             for name, data in self.pooling.files(int(network.config.hidden_size)).items():
                 (fresh / name).parent.mkdir(exist_ok=True)
                 (fresh / name).write_bytes(data)
 
-        target = Path(folder).expanduser()
-        write_folder(target, fill)
-        return target
+        write_folder(folder, fill)
+
+    def successor(self, folder: Path, datamodule: Any, limit: int | None = None) -> TextEncoder:
+        """A module around what ``save_as`` has saved; see ``Compressible``."""
+        made = TextEncoder(str(folder), measures=sorted(self.measures))
+        made.configure_model()
+        if FIDELITY in self.measures:
+            vectors = self._reference_vectors(datamodule, limit)
+            width = int(cast(Any, made.network).config.hidden_size)
+            if vectors.shape[1] != width:
+                raise ValueError(
+                    f"fidelity compares vectors of {vectors.shape[1]} dimensions, {folder} gives {width}: "
+                    "give the model measures: [spearman]"
+                )
+            made._inherited = vectors
+        return made

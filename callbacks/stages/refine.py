@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
-from typing_extensions import override
 
 from callbacks.grokfast import Grokfast
+from callbacks.stages.quiet_fit import quiet_fit, steps_done
 from fulgurite.codecs import Encoded
 from lightning_modules.compressible import Objective
 from lightning_modules.refinement import Refinement, StepBatches
@@ -130,23 +125,28 @@ def refine(
     with torch.no_grad():
         loss_first = float(module.divergence(judge))
     last = folder / "refine.ckpt"
-    first_step = int(torch.load(last, weights_only=True)["global_step"]) if last.exists() else 0
     batches = StepBatches(
         windows[:-held_out],
         objective.as_batch,
         batch_size=settings.batch_size,
         steps=settings.steps,
-        first_step=first_step,
+        first_step=steps_done(last),
         seed=settings.seed,
     )
-    callbacks: list[Callback] = [_Report(progress), _KeepCheckpoint(last, settings.checkpoint_every, check)]
-    if settings.grokfast is not None:
-        callbacks.append(deepcopy(settings.grokfast))  # its memory belongs to this fit
-    trainer = _quiet_trainer(settings, device, callbacks, folder)
     was_training = network.training
     network.eval()
-    trainer.fit(module, batches.loader(), ckpt_path=str(last) if last.exists() else None)
-    module.to(device)  # the strategy's teardown moves it to the CPU
+    quiet_fit(
+        module,
+        batches.loader(),
+        last,
+        device,
+        steps=settings.steps,
+        gradient_clip=settings.gradient_clip,
+        checkpoint_every=settings.checkpoint_every,
+        callbacks=[] if settings.grokfast is None else [settings.grokfast],
+        progress=progress,
+        check=check,
+    )
     network.train(was_training)
     refined = module.result()
     with torch.no_grad():
@@ -158,68 +158,3 @@ def refine(
     kept = loss_last < loss_first  # also false for NaN
     chosen = {name: entry.to("cpu") for name, entry in refined.items()} if kept else encoded
     return RefineResult(chosen, settings.steps, loss_first, loss_last, kept)
-
-
-def _quiet_trainer(
-    settings: Refine, device: torch.device, callbacks: list[Callback], folder: Path
-) -> Trainer:
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return Trainer(
-        default_root_dir=folder,
-        strategy=SingleDeviceStrategy(device=device, accelerator=None),
-        accelerator="cpu" if device.type == "cpu" else device.type,
-        devices=1,
-        max_steps=settings.steps,
-        max_epochs=-1,
-        gradient_clip_val=settings.gradient_clip,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        barebones=False,
-    )
-
-
-class _KeepCheckpoint(Callback):
-    """Save every so many steps, and where the run is asked to stop; in place and atomically."""
-
-    def __init__(self, path: Path, every: int, check: Callable[[], None] | None) -> None:
-        self._path = path
-        self._every = every
-        self._check = check
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        try:
-            if self._check is not None:
-                self._check()
-        except Exception:
-            self._save(trainer)
-            raise
-        if trainer.global_step % self._every == 0 and trainer.global_step < trainer.max_steps:
-            self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        fresh = self._path.with_suffix(".new")
-        trainer.save_checkpoint(fresh)
-        fresh.replace(self._path)
-
-
-class _Report(Callback):
-    def __init__(self, progress: Callable[[int, float], None] | None) -> None:
-        self._progress = progress
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._progress is not None:
-            self._progress(trainer.global_step, float(outputs["loss"]))
-
-
-__all__ = ["Refine", "RefineResult", "refine"]

@@ -66,6 +66,11 @@ class Stage(Callback):
         self.min_retention = min_retention
         self.retries = retries
 
+    @property
+    def technique(self) -> str:
+        """What tables call it: the codec's name."""
+        return self.codec.name
+
     def plan(self, weights: Mapping[str, Tensor], *, key: str, network: str) -> dict[str, Codec]:
         """The codec of each weight that this stage codes, in the network's order.
 

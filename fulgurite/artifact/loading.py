@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fulgurite._hooks import network_class
 from fulgurite.artifact.errors import ArtifactError
 from fulgurite.artifact.files import read_json
 from fulgurite.artifact.manifest import read_manifest
@@ -38,7 +39,7 @@ def load(
 
     manifest = read_manifest(folder)
     config = read_json(Path(folder) / "config.json")
-    cls = getattr(transformers, manifest.model_class, None)
+    cls = network_class(manifest.model_class)
     if cls is None or not hasattr(cls, "from_pretrained"):
         raise ArtifactError(
             f"{folder}: transformers {transformers.__version__} has no {manifest.model_class}"

@@ -186,7 +186,9 @@ def plot_layer_error(record: Record) -> Figure | None:
     axes.set_yscale("log")
     log_axis(axes.yaxis)
     ticks = list(block_ticks([layer["weight"] for layer in layers]))
-    skip = -(-len(ticks) // 16)  # at most 16 numbers under the axis
+    skip = max(
+        1, -(-len(ticks) // 16)
+    )  # at most 16 numbers under the axis; a network without blocks has none
     axes.set_xticks([place for place, _ in ticks][::skip], [label for _, label in ticks][::skip])
     axes.set_xlabel("block of the network")
     axes.set_ylabel("NMSE")

@@ -234,7 +234,8 @@ def one_stage(job: Job) -> dict[str, Any]:
 
 
 def _flags(job: Job) -> list[str]:
-    return [f"--{key}={value}" for key, value in job.settings.get("overrides", {}).items()]
+    threads = {"cascade.threads": torch.get_num_threads()}  # as many as the row may use
+    return [f"--{key}={value}" for key, value in {**threads, **job.settings.get("overrides", {})}.items()]
 
 
 def _stored(manifest: Any, name: str) -> int:

@@ -1,0 +1,83 @@
+"""Stages that put another network in the place of the one they get.
+
+    network, teacher, text -> build -> a smaller network, saved -> artefact in 16 bits -> gate
+                                       what later stages code, with this stage's weights as their reference
+
+Bits are for codecs; here it is the number of weights that falls.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from typing_extensions import override
+
+from callbacks.stages.stage import Stage
+from fulgurite.codecs import Float16Codec
+from lightning_modules.compressible import Compressible
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a structural stage has to work with.
+
+    Args:
+        subject: The module whose network is to be replaced: the reference, or what an earlier such stage made.
+        reference: The module that the run began with: the teacher.
+        datamodule: Reads as ``subject``'s tokenizer does.
+        folder: Of the try: for checkpoints, and for teachers' outputs that a second start can do without.
+        device: Where to compute.
+        cache: Folder for what other runs may use too.
+        progress: Called with what is being done, the steps done, the steps in all and a loss.
+        check: Called now and then; what it raises ends the run.
+    """
+
+    subject: Compressible
+    reference: Compressible
+    datamodule: LightningDataModule
+    folder: Path
+    device: torch.device
+    cache: Path
+    progress: Callable[[str, int, int, float | None], None]
+    check: Callable[[], None]
+
+
+class StructuralStage(Stage):
+    """A stage that makes another network.
+
+    Args:
+        min_retention: What this stage must retain of the previous one, 0 to 1; the gate's own by default.
+        retries: Further tries with recommended changes after a rejection; the cascade's own by default.
+    """
+
+    kind: ClassVar[str]
+    """What tables and the record call it."""
+
+    def __init__(self, min_retention: float | None = None, retries: int | None = None) -> None:
+        super().__init__(codec=Float16Codec(), min_retention=min_retention, retries=retries)
+
+    @property
+    @override
+    def technique(self) -> str:
+        return self.kind
+
+    @override
+    def relaxed(self, severe: bool, protect: Sequence[str] = ()) -> tuple[Stage, list[str]] | None:
+        return None
+
+    @abstractmethod
+    def build(self, work: Work, target: Path) -> Mapping[str, Any]:
+        """Make the network and save it in ``target`` by ``Compressible.save_as``; goes on where a kill stopped it.
+
+        Returns:
+            Facts for the record, plain values.
+
+        Raises:
+            ValueError: If teacher and student do not fit each other or the data.
+        """
