@@ -33,6 +33,7 @@ from fulgurite.distillation import (
     value_relations,
 )
 from lightning_modules.optimisation import decay_groups
+from lightning_modules.quantised import Quantise, Quantised
 
 Watch = Callable[[nn.Module, Mapping[str, Tensor], frozenset[str]], Outputs]
 """Runs a network on a batch and gives the parts of ``Outputs`` that are named."""
@@ -94,6 +95,7 @@ class Distillation(LightningModule):
         weight_decay: For matrices.
         steps: Length of the schedule: a linear rise, then half a cosine.
         warmup_share: Share of the rise.
+        quantise: A codec that the student is trained for.
     """
 
     def __init__(
@@ -107,9 +109,11 @@ class Distillation(LightningModule):
         weight_decay: float = 0.0,
         steps: int = 1000,
         warmup_share: float = 0.05,
+        quantise: Quantise | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self._quantised = None if quantise is None else _Held(Quantised(student, quantise))
         self.projections = nn.ModuleList()
         if "hidden" in losses.used and teacher is not None:
             ours, theirs = (_width(network) for network in (student, teacher))
@@ -118,7 +122,7 @@ class Distillation(LightningModule):
                 self.projections = nn.ModuleList(nn.Linear(ours, theirs, bias=False) for _ in range(count))
         self._watch = watch
         self._losses = losses
-        self._teacher = [teacher]  # in a list: no submodule
+        self._teacher = _Held(teacher)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.steps = steps
@@ -126,10 +130,11 @@ class Distillation(LightningModule):
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Each loss on a batch, before its weight."""
-        ours = self._watch(self.student, batch["inputs"], self._losses.wanted)
+        running = self.student if self._quantised is None else self._quantised.held
+        ours = self._watch(running, batch["inputs"], self._losses.wanted)
         theirs: Outputs | None = batch.get("target")
         if theirs is None:
-            (teacher,) = self._teacher
+            teacher = self._teacher.held
             if teacher is None:
                 raise ValueError(
                     "a batch must hold the teacher's outputs as target where there is no teacher"
@@ -178,7 +183,13 @@ class Distillation(LightningModule):
 
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self.total(batch)
+        if self._quantised is None:
+            return self.total(batch)
+        quantised = self._quantised.held
+        quantised.ask(self.global_step)
+        loss = self.total(batch)
+        weight = quantised.settings.rate_weight
+        return loss + weight * quantised.rate() if weight else loss
 
     @override
     def configure_optimizers(self) -> Any:
@@ -192,6 +203,16 @@ class Distillation(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Held:
+    """Keeps a module from being a submodule, and from being copied with its holder."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
+        return self
 
 
 def spaced(states: Sequence[Tensor], count: int) -> list[Tensor]:

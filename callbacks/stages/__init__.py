@@ -1,8 +1,19 @@
 """Stages: callbacks that compress."""
 
 from callbacks.stages.allocating import Allocate
+from callbacks.stages.distill import DistillStage
 from callbacks.stages.refine import Refine
 from callbacks.stages.stage import Stage
 from callbacks.stages.static_encoder import StaticEncoderStage
+from callbacks.stages.structure import StructuralStage
+from callbacks.stages.vocabulary import VocabularyStage
 
-__all__ = ["Allocate", "Refine", "Stage", "StaticEncoderStage"]
+__all__ = [
+    "Allocate",
+    "DistillStage",
+    "Refine",
+    "Stage",
+    "StaticEncoderStage",
+    "StructuralStage",
+    "VocabularyStage",
+]

@@ -12,7 +12,6 @@ uncorrelated and most of them small: a transform code.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from callbacks.stages.quiet_fit import quiet_fit, steps_done
-from callbacks.stages.structure import StructuralStage, Work
+from callbacks.stages.structure import StructuralStage, Work, weights_digest
 from fulgurite.distillation import Outputs, TeacherCache
 from fulgurite.models import embed_rows
 from fulgurite.models.static_encoder import StaticEncoder
@@ -137,7 +136,7 @@ class StaticEncoderStage(StructuralStage):
     def _teach(self, work: Work, rows: Tensor) -> Tensor:
         """The teacher's vectors of length 1, ``[n, width]``."""
         module: Any = work.reference
-        cache = TeacherCache.within(work.cache, f"{_fingerprint(module.network)} {module.pooling!r}", rows)
+        cache = TeacherCache.within(work.cache, f"{weights_digest(module.network)} {module.pooling!r}", rows)
 
         def ask(some: Tensor) -> dict[str, Tensor]:
             inputs = module.as_batch(some.to(work.device))
@@ -207,6 +206,7 @@ class StaticEncoderStage(StructuralStage):
             seed=self.seed,
         )
         student.requires_grad_(True).train()
+        training.train()
         quiet_fit(
             training,
             batches.loader(),
@@ -241,13 +241,3 @@ def _axes(vectors: Tensor) -> Tensor:
     signs = axes[largest, torch.arange(axes.shape[1])].sign()  # an eigenvector's sign is the library's choice
     turned: Tensor = (axes * signs).to(vectors.dtype)
     return turned
-
-
-def _fingerprint(network: Any) -> str:
-    """SHA-256 over names and values of a network's weights."""
-    digest = hashlib.sha256()
-    for name, weight in network.named_parameters():
-        digest.update(
-            name.encode() + weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()

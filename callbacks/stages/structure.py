@@ -8,6 +8,7 @@ Bits are for codecs; here it is the number of weights that falls.
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import nn
 from typing_extensions import override
 
 from callbacks.stages.stage import Stage
@@ -81,3 +83,12 @@ class StructuralStage(Stage):
         Raises:
             ValueError: If teacher and student do not fit each other or the data.
         """
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 over names and values of a network's weights."""
+    digest = hashlib.sha256()
+    for name, weight in network.named_parameters():
+        values = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + values.numpy().tobytes())
+    return digest.hexdigest()

@@ -101,6 +101,9 @@ def _quiet() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")  # as after a resume
+    warnings.filterwarnings(
+        "ignore", message="Found .* module.* in eval mode"
+    )  # the networks that are not trained
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|lightning")
 

@@ -8,9 +8,16 @@ from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.gate import Gate
 from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import LanguageResult, LanguageWindows, evaluate_language
+from fulgurite.evaluation.last_word import (
+    LastWordQuestion,
+    LastWordResult,
+    evaluate_last_word,
+    last_word_choices,
+)
 from fulgurite.evaluation.measure import Measure, raw_ratio, retention
 from fulgurite.evaluation.recommend import Diagnosis, diagnose, group_errors, weight_group
 from fulgurite.evaluation.similarity import RatedPairs, SimilarityResult, evaluate_similarity
+from fulgurite.evaluation.spans import SpanResult, cut_spans, evaluate_spans
 from fulgurite.evaluation.statistics import (
     Interval,
     informative,
@@ -28,20 +35,27 @@ __all__ = [
     "Interval",
     "LanguageResult",
     "LanguageWindows",
+    "LastWordQuestion",
+    "LastWordResult",
     "Measure",
     "MeasureVerdict",
     "RatedPairs",
     "Severity",
     "SimilarityResult",
+    "SpanResult",
     "StorageError",
     "Verdict",
     "cached_result",
+    "cut_spans",
     "diagnose",
     "evaluate_language",
+    "evaluate_last_word",
     "evaluate_similarity",
+    "evaluate_spans",
     "generate",
     "group_errors",
     "informative",
+    "last_word_choices",
     "minimum_detectable_drop",
     "raw_ratio",
     "reference_cache_key",

@@ -157,24 +157,38 @@ def _selected(windows: LanguageWindows, limit: int | None) -> tuple[Tensor, NDAr
 
 def _chance(targets: Tensor, unigram: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits and correct guesses of each window for who knows the frequencies only, ``[n]`` each."""
-    if unigram is None:
-        counts = targets.reshape(-1).bincount().double() + 1
-        probability = counts / counts.sum()
-    else:
-        probability = unigram.detach().cpu().double()
-        if probability.dim() != 1 or not (probability > 0).all() or abs(float(probability.sum()) - 1) > 1e-3:
-            raise ValueError(
-                "unigram must be [V] positive probabilities that sum to 1, got shape "
-                f"{list(probability.shape)}, least {float(probability.min())}, sum {float(probability.sum())}"
-            )
-        if int(targets.max()) >= len(probability):
-            raise ValueError(
-                f"unigram must have an entry for each token, got {len(probability)} entries "
-                f"and token {int(targets.max())}"
-            )
+    probability = token_probabilities(targets, unigram)
     bits = -probability.log2()[targets].sum(1)
     correct = (targets == probability.argmax()).sum(1)
     return bits.numpy(), correct.double().numpy()
+
+
+def token_probabilities(targets: Tensor, unigram: Tensor | None = None) -> Tensor:
+    """Probability of each token without its context, ``float64 [V]``: what chance is made of.
+
+    Args:
+        targets: All predicted tokens, of any shape.
+        unigram: The probabilities where they are known; else each token counts once more than it occurs in
+            ``targets``.
+
+    Raises:
+        ValueError: If ``unigram`` is no distribution or has no entry for a token.
+    """
+    if unigram is None:
+        counts = targets.reshape(-1).bincount().double() + 1
+        return counts / counts.sum()
+    probability = unigram.detach().cpu().double()
+    if probability.dim() != 1 or not (probability > 0).all() or abs(float(probability.sum()) - 1) > 1e-3:
+        raise ValueError(
+            "unigram must be [V] positive probabilities that sum to 1, got shape "
+            f"{list(probability.shape)}, least {float(probability.min())}, sum {float(probability.sum())}"
+        )
+    if int(targets.max()) >= len(probability):
+        raise ValueError(
+            f"unigram must have an entry for each token, got {len(probability)} entries "
+            f"and token {int(targets.max())}"
+        )
+    return probability
 
 
 def _array(values: list[Tensor]) -> NDArray[np.float64]:

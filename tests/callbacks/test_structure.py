@@ -1,0 +1,190 @@
+"""Stages that make another network: what comes out loads alone, and later stages code it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import fulgurite
+from fulgurite.artifact.files import sha256_folder
+from fulgurite.artifact.reader import Artifact
+from fulgurite.cli.main import main
+from fulgurite.reporting.record import read_record
+from lightning_modules.distillation import Distillation
+
+Run = Callable[..., tuple[int, Path]]
+
+LENIENT = {"stage_retention": [0.05], "cumulative": 0.05, "floor": 0.01}
+"""A gate for networks of two layers that train for seconds."""
+
+STUDENT: dict[str, Any] = {
+    "class_path": "callbacks.stages.DistillStage",
+    "init_args": {
+        "shape": {"layers": 1, "intermediate_size": 64},
+        "windows": 64,
+        "steps": 20,
+        "checkpoint_every": 5,
+    },
+}
+EIGHT_BITS = {"codec": {"class_path": "UniformCodec", "init_args": {"bits": 8, "group_size": 32}}}
+
+
+@pytest.fixture
+def distilled(compress: Run) -> Path:
+    status, folder = compress({"stages": {"student": STUDENT, "bits": EIGHT_BITS}, "gate": LENIENT})
+    assert status == 0
+    return folder
+
+
+def test_a_student_is_what_later_stages_code(distilled: Path) -> None:
+    record = read_record(distilled)
+    student, bits = record["stages"]
+    (attempt,) = student["tries"]
+    assert (student["codec"], student["accepted"], bits["accepted"]) == ("distill", True, True)
+    assert attempt["structure"]["loss_last"] < attempt["structure"]["loss_first"]
+    network = fulgurite.load(distilled / "artifact")
+    assert (network.config.num_hidden_layers, network.config.intermediate_size) == (1, 64)
+    saved = fulgurite.Artifact(distilled / "stages/student/try-1/artifact")
+    name = "model.layers.0.mlp.up_proj.weight"
+    exact, coded = saved.decode(name), Artifact(distilled / "artifact").decode(name)
+    assert 0 < (exact - coded).abs().max() < 0.02 * exact.abs().max()  # 8 bits of the student's own weights
+    assert record["artifact"]["num_bytes"] < record["reference"]["num_bytes"] / 4
+
+
+def test_a_crash_in_distillation_changes_no_byte(
+    distilled: Path, compress: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = Distillation.training_step, []
+
+    def crash(self: Distillation, batch: Any, batch_idx: int) -> Any:
+        seen.append(self.global_step)
+        if len(seen) == 13:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Distillation, "training_step", crash)
+    cascade = {"stages": {"student": STUDENT, "bits": EIGHT_BITS}, "gate": LENIENT}
+    assert compress(cascade, name="crashed")[0] == 1
+    status, folder = compress(cascade, name="crashed")
+    assert status == 0
+    assert seen[13] == 10  # the last checkpoint, not the beginning
+    assert sha256_folder(folder / "artifact") == sha256_folder(distilled / "artifact")
+    # a run that has ended goes on from all of it: no step more
+    count = len(seen)
+    assert compress(cascade, name="crashed")[0] == 0
+    assert len(seen) == count
+
+
+def test_a_rejected_student_leaves_the_network_as_it_was(compress: Run) -> None:
+    untrained = {**STUDENT, "init_args": {**STUDENT["init_args"], "start": "fresh", "steps": 0}}
+    strict = {"stage_retention": [0.9], "cumulative": 0.9}
+    status, folder = compress({"stages": {"student": untrained, "bits": EIGHT_BITS}, "gate": strict})
+    assert status == 0
+    student, bits = read_record(folder)["stages"]
+    assert (student["accepted"], bits["accepted"]) == (False, True)
+    assert fulgurite.load(folder / "artifact").config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {
+            "losses": {"weights": {"logits": 1.0, "hidden": 0.5, "values": 0.1}},
+            "shape": {"hidden_size": 24, "heads": 2},
+        },
+        {
+            "losses": {"weights": {"logits": 0.5, "labels": 0.5}, "temperature": 2.0},
+            "accumulate": 2,
+            "ema": 0.5,
+        },
+        {
+            "quantise": {
+                "codec": {"class_path": "UniformCodec", "init_args": {"bits": 4}},
+                "rate_weight": 0.01,
+            }
+        },
+        {"top_logits": 0, "teacher": "previous", "layers_by": "influence", "grokfast": {"lamb": 1.0}},
+    ],
+    ids=["inner states", "labels and average", "quantised", "live teacher"],
+)
+def test_ways_to_distil(compress: Run, changed: dict[str, Any]) -> None:
+    stage = {**STUDENT, "init_args": {**STUDENT["init_args"], "steps": 8, **changed}}
+    status, folder = compress({"stages": {"student": stage}, "gate": LENIENT})
+    assert status == 0
+    (attempt,) = read_record(folder)["stages"][0]["tries"]
+    assert attempt["structure"]["loss_last"] < attempt["structure"]["loss_first"]
+
+
+@pytest.fixture
+def compress_encoder(tiny_encoder: Path, rated_sentences: Path, tmp_path: Path) -> Run:
+    def run(stages: dict[str, Any], **model: Any) -> tuple[int, Path]:
+        data = {"train": "train.jsonl", "test": "test.jsonl", "evaluation_split": "test", "batch_size": 8}
+        content = {
+            "model": {
+                "class_path": "lightning_modules.TextEncoder",
+                "init_args": {"source": str(tiny_encoder), **model},
+            },
+            "data": {
+                "class_path": "datamodules.SentencesDataModule",
+                "init_args": {**data, "data_dir": str(rated_sentences)},
+            },
+            "cascade": {
+                "stages": stages,
+                "threads": 1,
+                "cache_dir": str(tmp_path / "cache"),
+                "retries": 0,
+                "gate": {"stage_retention": [0.5], "cumulative": 0.5, "floor": 0.3},
+            },
+            "trainer": {"accelerator": "cpu"},
+        }
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+        return main(
+            ["compress", "--config", str(recipe), "--output_dir", str(tmp_path / "run")]
+        ), tmp_path / "run"
+
+    return run
+
+
+STATIC = {
+    "class_path": "callbacks.stages.StaticEncoderStage",
+    "init_args": {"dimensions": 16, "steps": 60, "batch_size": 32},
+}
+
+
+def test_a_static_encoder_turns_texts_into_vectors(compress_encoder: Run) -> None:
+    status, folder = compress_encoder({"static": STATIC, "bits": EIGHT_BITS}, measures=["spearman"])
+    assert status == 0
+    record = read_record(folder)
+    assert [stage["codec"] for stage in record["stages"]] == ["static", "uniform"]
+    assert json.loads((folder / "artifact/config.json").read_text())["model_type"] == "fulgurite_static"
+    encoder = fulgurite.load(folder / "artifact")
+    vectors = encoder.encode(["The red cat sits.", "the red cat sits", "A boat near trees"])
+    assert vectors.shape == (3, 16)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(3))
+    again = encoder.encode(["sits cat the red"], batch_size=1)
+    assert torch.allclose(again[0], vectors[1], atol=1e-6)  # a mean knows no order
+    with pytest.raises(ValueError, match="texts must be a list of at least one"):
+        encoder.encode("The red cat sits.")
+
+
+def test_vectors_of_another_space_have_no_fidelity(
+    compress_encoder: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compress_encoder({"static": STATIC})[0] == 1
+    assert "give the model measures: [spearman]" in capsys.readouterr().err
+
+
+def test_an_encoder_keeps_the_tokens_of_its_text(compress_encoder: Run) -> None:
+    vocabulary = {"class_path": "callbacks.stages.VocabularyStage", "init_args": {"size": 25}}
+    status, folder = compress_encoder({"vocabulary": vocabulary})  # the two suffixes occur nowhere
+    assert status == 0
+    (attempt,) = read_record(folder)["stages"][0]["tries"]
+    assert (attempt["structure"]["tokens_before"], attempt["structure"]["tokens"]) == (27, 25)
+    encoder = fulgurite.load(folder / "artifact")
+    assert encoder.config.vocab_size == 25
+    assert encoder.encode(["red cat"]).shape == (1, 32)
