@@ -209,6 +209,17 @@ class TextDataModule(LightningDataModule):
         """
         return self._dataset(split, self._limit(split)).windows()
 
+    def text(self, split: str = "validation") -> str:
+        """The text of a split itself.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If the split has no text of its own.
+        """
+        if split not in self._texts:
+            raise ValueError(f"there is no {split} text of its own; give data.{split}")
+        return self._texts.read(split)
+
     def data_fingerprint(self, split: str = "validation") -> str:
         """Hash of ``evaluation_windows(split)``: a key for results measured on them."""
         windows = self.evaluation_windows(split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -17,6 +17,7 @@ from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import evaluate_language
 from fulgurite.models import save_causal_lm
+from lightning_modules.span_judge import SpanJudge
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +34,9 @@ class LanguageCompression:
     """
 
     network: Any
+    measure_by: Literal["windows", "spans"] = "windows"
+    last_word_questions: int = 0
+    _judge: SpanJudge | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -47,7 +51,10 @@ class LanguageCompression:
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """Measure a network on the validation windows."""
+        """Measure a network on the validation windows, or on spans of their text."""
+        if self.measure_by == "spans":
+            judge = self._span_judge(datamodule, limit)
+            return judge.evaluate(network, self._own_tokenizer(), datamodule.batch_size, progress)
         result = evaluate_language(
             network,
             datamodule.evaluation_windows("validation"),
@@ -59,8 +66,19 @@ class LanguageCompression:
         facts = {"perplexity": result.perplexity, "tokens_per_second": result.tokens / result.seconds}
         return Evaluation(result.measures, facts)
 
+    def _span_judge(self, datamodule: Any, limit: int | None) -> SpanJudge:
+        """The spans; those of the network that this one has succeeded, where it has."""
+        if self._judge is None:
+            self._judge = SpanJudge.of(datamodule, self._own_tokenizer(), self.last_word_questions, limit)
+        return self._judge
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise ValueError("measure_by spans needs the network's tokenizer; there is none")
+        return self.tokenizer
+
     def data_facts(self, datamodule: Any, limit: int | None = None) -> dict[str, Any]:
-        """The validation windows in numbers."""
+        """The validation windows, or spans, in numbers."""
         windows = datamodule.evaluation_windows("validation")
         count = min(len(windows), limit or len(windows))
         largest, known = int(windows.input_ids.max()), self.network.get_input_embeddings().num_embeddings
@@ -68,6 +86,16 @@ class LanguageCompression:
             raise ValueError(
                 f"the tokenizer gives token {largest}, the network knows {known}: is it another network's tokenizer?"
             )
+        if self.measure_by == "spans":
+            judge = self._span_judge(datamodule, limit)
+            return {
+                "description": datamodule.describe("validation"),
+                "items": "spans",
+                "windows": len(judge.spans),
+                "tokens": sum(map(len, self._own_tokenizer()(list(judge.spans), verbose=False)["input_ids"])),
+                "bytes": judge.num_bytes,
+                "sha256": f"{judge.digest}-{datamodule.batch_size}",
+            }
         digest = hashlib.sha256(windows.input_ids.numpy().tobytes())
         digest.update(windows.num_bytes.numpy().tobytes())
         if datamodule.has_split("train"):  # its token frequencies are the chance level

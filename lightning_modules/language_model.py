@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -50,6 +50,9 @@ class LanguageModel(LanguageCompression, LightningModule):
             transformers reads them.
         predict_prompt_tokens: Tokens of each window that ``predict`` starts from.
         predict_new_tokens: Tokens that it adds, greedily.
+        measure_by: A cascade judges by ``windows`` of tokens, or by ``spans`` of text, which networks with other
+            tokens can be compared on.
+        last_word_questions: Sentences, in addition to spans, whose last word is told from three others.
 
     Raises:
         ValueError: If not exactly one of ``source`` and ``config`` is given, or a number is out of range.
@@ -74,6 +77,8 @@ class LanguageModel(LanguageCompression, LightningModule):
         export_dir: str | None = None,
         predict_prompt_tokens: int = 16,
         predict_new_tokens: int = 48,
+        measure_by: Literal["windows", "spans"] = "windows",
+        last_word_questions: int = 0,
     ) -> None:
         super().__init__()
         if (source is None) == (config is None):
@@ -105,6 +110,12 @@ class LanguageModel(LanguageCompression, LightningModule):
         self.network = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._given_datamodule: LightningDataModule | None = None
+        if last_word_questions < 0 or (last_word_questions and measure_by != "spans"):
+            raise ValueError(
+                f"last_word_questions must be at least 0, and 0 unless measure_by is spans, got {last_word_questions}"
+            )
+        self.measure_by = measure_by
+        self.last_word_questions = last_word_questions
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -245,6 +256,19 @@ class LanguageModel(LanguageCompression, LightningModule):
 
     def successor(self, folder: Path, datamodule: Any, limit: int | None = None) -> LanguageModel:
         """A module around what ``save_as`` has saved; see ``Compressible``."""
-        made = LanguageModel(source=str(folder))
+        made = LanguageModel(
+            source=str(folder), measure_by=self.measure_by, last_word_questions=self.last_word_questions
+        )
         made.configure_model()
+        if self.measure_by == "spans":
+            made._judge = self._span_judge(datamodule, limit)
+        elif made.vocabulary() != self.vocabulary():
+            raise ValueError(
+                f"{folder} has other tokens than the network that it is compared with; "
+                "give the model measure_by: spans"
+            )
         return made
+
+    def vocabulary(self) -> dict[str, int] | None:
+        """Tokens and their ids; ``None`` without a tokenizer."""
+        return None if self.tokenizer is None else dict(self.tokenizer.get_vocab())

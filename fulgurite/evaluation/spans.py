@@ -177,6 +177,22 @@ def evaluate_spans(
     )
 
 
+def span_chance(
+    tokenizer: PreTrainedTokenizerBase, spans: Sequence[str], unigram: Tensor | None = None
+) -> NDArray[np.float64]:
+    """What ``evaluate_spans`` takes for chance with this tokenizer, ``[n]``: to hand it to others.
+
+    Raises:
+        ValueError: As ``evaluate_spans``.
+    """
+    starts = [_first_word_end(span, index) for index, span in enumerate(spans)]
+    firsts = encode_all(tokenizer, [span[:start] for span, start in zip(spans, starts, strict=True)])
+    encoded = zip(spans, firsts, _encoded(tokenizer, spans), strict=True)
+    return _chance(
+        [_row(tokens, common_prefix(first, tokens), span) for span, first, (tokens, _) in encoded], unigram
+    )
+
+
 def _first_word_end(span: str, index: int) -> int:
     """Where counting begins; ``index`` is for the error."""
     words = _WORD.finditer(span)

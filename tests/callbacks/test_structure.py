@@ -180,7 +180,7 @@ def test_vectors_of_another_space_have_no_fidelity(
 
 
 def test_an_encoder_keeps_the_tokens_of_its_text(compress_encoder: Run) -> None:
-    vocabulary = {"class_path": "callbacks.stages.VocabularyStage", "init_args": {"size": 25}}
+    vocabulary = {"class_path": "callbacks.stages.VocabularyStage", "init_args": {"size": 25, "min_count": 1}}
     status, folder = compress_encoder({"vocabulary": vocabulary})  # the two suffixes occur nowhere
     assert status == 0
     (attempt,) = read_record(folder)["stages"][0]["tries"]
