@@ -2,6 +2,7 @@
 
     python scripts/benchmark_worker.py encode "UniformCodec(bits=4)" 4096
     python scripts/benchmark_worker.py load packed runs/books6m/artifact
+    python scripts/benchmark_worker.py network "EcqCodec(rate=2.0, states=8)" model.safetensors
 
 Memory is resident memory as Linux counts it. Its peak is set back before each measurement (``clear_refs``), so
 that neither imports nor the making of the input count.
@@ -78,6 +79,38 @@ def encode(codec: Codec, width: int) -> dict[str, float]:
     return {"copies": peak / weight.nbytes, "peak_mb": peak / 1e6, "seconds": seconds}
 
 
+def network(codec: Codec, path: Path, rows: int | None = None) -> dict[str, float]:
+    """Time and memory of all matrices of a network, beyond the network; decoding on one thread.
+
+    Args:
+        codec: What codes them.
+        path: A safetensors file.
+        rows: Of each matrix at most; all by default.
+    """
+    from safetensors.torch import load_file
+
+    from fulgurite.codecs import decode
+    from fulgurite.threads import side_by_side
+
+    matrices = [value.float()[:rows] for value in load_file(path).values() if value.dim() == 2]
+    decode(codec.encode(matrices[0][:64, :64].clone()))  # what is compiled on first use is no network's
+    before, began = reset_peak(), time.perf_counter()
+    encoded = list(side_by_side(codec.encode, matrices, None if codec.one_thread else 1))
+    seconds, peak = time.perf_counter() - began, resident("VmHWM") - before
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    for each in encoded:
+        decode(each)
+    weights = sum(map(torch.numel, matrices))
+    return {
+        "weights": weights,
+        "bits": 8 * sum(each.num_bytes for each in encoded) / weights,
+        "seconds": seconds,
+        "peak_mb": peak / 1e6,
+        "decoded_per_s": weights / (time.perf_counter() - began),
+    }
+
+
 def load(form: str, folder: Path) -> dict[str, float]:
     """Memory and time of loading a network and of passes through it."""
     import transformers
@@ -148,13 +181,23 @@ def main() -> None:
     verb.add_argument("codec", type=parse_codec)
     verb.add_argument("width", type=int)
     verb.add_argument("--threads", type=int, default=1)
+    verb = verbs.add_parser("network", help="all matrices of a network by one codec")
+    verb.add_argument("codec", type=parse_codec)
+    verb.add_argument("path", type=Path)
+    verb.add_argument("--rows", type=int, help="of each matrix at most")
+    verb.add_argument("--threads", type=int, default=1)
     verb = verbs.add_parser("load", help="one network in one form")
     verb.add_argument("form", choices=("original", "decoded", "packed"))
     verb.add_argument("folder", type=Path)
     verb.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    found = encode(given.codec, given.width) if given.verb == "encode" else load(given.form, given.folder)
+    if given.verb == "encode":
+        found = encode(given.codec, given.width)
+    elif given.verb == "network":
+        found = network(given.codec, given.path, given.rows)
+    else:
+        found = load(given.form, given.folder)
     print(json.dumps(found))
 
 
