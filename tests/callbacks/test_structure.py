@@ -188,3 +188,53 @@ def test_an_encoder_keeps_the_tokens_of_its_text(compress_encoder: Run) -> None:
     encoder = fulgurite.load(folder / "artifact")
     assert encoder.config.vocab_size == 25
     assert encoder.encode(["red cat"]).shape == (1, 32)
+
+
+def test_a_language_model_with_fewer_tokens_is_judged_by_spans(
+    trained_network: Path, small_text: Path, tmp_path: Path
+) -> None:
+    text = small_text.read_text()
+    (tmp_path / "train.txt").write_text(text[: len(text) * 3 // 4])
+    (tmp_path / "valid.txt").write_text(text[len(text) * 3 // 4 :])
+    vocabulary = {
+        "class_path": "callbacks.stages.VocabularyStage",
+        "init_args": {"size": 280, "windows": 200},
+    }
+    content = {
+        "model": {
+            "class_path": "lightning_modules.LanguageModel",
+            "init_args": {"source": str(trained_network), "measure_by": "spans", "last_word_questions": 20},
+        },
+        "data": {
+            "class_path": "datamodules.TextDataModule",
+            "init_args": {
+                "train": str(tmp_path / "train.txt"),
+                "validation": str(tmp_path / "valid.txt"),
+                "window": 64,
+                "cache_dir": str(tmp_path / "cache"),
+            },
+        },
+        "cascade": {
+            "stages": {"vocabulary": vocabulary, "bits": EIGHT_BITS},
+            "gate": LENIENT,
+            "limit_windows": 40,
+            "threads": 1,
+            "cache_dir": str(tmp_path / "cache"),
+        },
+        "trainer": {"accelerator": "cpu"},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+    folder = tmp_path / "run"
+    assert main(["compress", "--config", str(recipe), "--output_dir", str(folder)]) == 0
+    record = read_record(folder)
+    assert list(record["reference"]["scores"]) == ["bits_per_byte", "next_word", "last_word"]
+    assert record["data"]["items"] == "spans"
+    (attempt,) = record["stages"][0]["tries"]
+    assert attempt["structure"]["tokens"] == 280
+    network = fulgurite.load(folder / "artifact")
+    assert network.config.vocab_size == network.get_input_embeddings().num_embeddings == 280
+    # by windows of tokens the two could not be compared
+    content["model"]["init_args"] = {"source": str(trained_network)}
+    recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main(["compress", "--config", str(recipe), "--output_dir", str(tmp_path / "windows")]) == 1

@@ -84,7 +84,7 @@ def test_a_codec_is_read_from_its_own_notation_and_nothing_else_is_run(worker: M
 
 def test_every_setting_of_the_page_is_a_codec(benchmark: ModuleType, worker: ModuleType) -> None:
     names = {worker.parse_codec(text).name for text, _ in benchmark.ENCODINGS.values()}
-    assert names == {"fp16", "hyper", "seedlm", "uniform", "vptq"}
+    assert names == {"ecq", "fp16", "hyper", "seedlm", "uniform", "vptq"}
 
 
 @linux
