@@ -347,6 +347,7 @@ class CascadeRun:
 
     def _succeeded(self, folder: Path) -> Subject:
         """What a structural stage has made, and the data as its tokenizer reads it."""
+        self._read_as(self.reference)
         successor = self.reference.module.successor(folder, self.datamodule, self.cascade.limit_windows)
         subject = Subject.of(successor, self.device)
         self._read_as(subject)

@@ -181,9 +181,17 @@ def test_vectors_of_another_space_have_no_fidelity(
 
 def test_an_encoder_keeps_the_tokens_of_its_text(compress_encoder: Run) -> None:
     vocabulary = {"class_path": "callbacks.stages.VocabularyStage", "init_args": {"size": 25, "min_count": 1}}
-    status, folder = compress_encoder({"vocabulary": vocabulary})  # the two suffixes occur nowhere
+    student = {
+        **STUDENT,
+        "init_args": {"shape": {"layers": 1}, "losses": {"weights": {"vectors": 1.0}}, "steps": 9},
+    }
+    status, folder = compress_encoder({"vocabulary": vocabulary, "student": student})
     assert status == 0
-    (attempt,) = read_record(folder)["stages"][0]["tries"]
+    tokens, student = read_record(folder)["stages"]
+    (attempt,) = tokens["tries"]  # the two suffixes occur nowhere, so nothing is lost
+    assert attempt["gate"]["per_measure"][1]["value"] == pytest.approx(1, abs=1e-5)
+    # fidelity is still that to the first network's vectors, of its own tokens
+    assert 0.3 < student["tries"][0]["gate"]["per_measure"][1]["value"] < 0.999
     assert (attempt["structure"]["tokens_before"], attempt["structure"]["tokens"]) == (27, 25)
     encoder = fulgurite.load(folder / "artifact")
     assert encoder.config.vocab_size == 25
