@@ -345,7 +345,7 @@ def page(sections: Sequence[Section], command: str, settings: Settings, load: Se
             "# Benchmarks: speed and memory\n",
             "Measured, not estimated: each table stands above the command that made it. Times of a busy machine are "
             "longer; ratios, and CPU time where it is given, hardly change. Rate and distortion are in "
-            "[codecs.md](codecs.md).\n",
+            "[codecs.md](codecs.md), sizes, quality and times beside other compressors in [peers.md](peers.md).\n",
             *[section.markdown() for section in sections],
             "## How this page was made\n",
             f"`{command}`, fulgurite {__version__}, {versions}; {machine}, {settings.threads} threads, load average "

@@ -57,7 +57,7 @@ ROWS = [
     Row("minilm-280x", "minilm_280x", _STATIC, "MiniLM, static, as the recipe stands"),
     Row("minilm-160kb", "minilm_280x", _STATIC, "MiniLM, static, 160 kB", {_BUDGET: "160kB"}),
     Row("minilm-90kb", "minilm_280x", _STATIC, "MiniLM, static, 90 kB", {_BUDGET: "90kB"}),
-    Row("lm-280x", "lm_280x", _STUDENT, "books6m, student, as the recipe stands"),
+    Row("lm-student", "books6m_student", _STUDENT, "books6m, student, as the recipe stands"),
 ]
 
 
@@ -198,7 +198,7 @@ _NOTES = {
     "375 test pairs of STS-B captions; 1 % of the training texts are captions of its train split. *Same picture* is a "
     "task that nothing was chosen by: of the captions of COCO's CC-BY pictures, how often the nearest other one "
     "describes the same picture.",
-    "Language model": "`books6m` (24.7 MB) by `configs/recipes/lm_280x.yaml`, on books that were not trained on.",
+    "Language model": "`books6m` (24.7 MB) by `configs/recipes/books6m_student.yaml`, on books that were not trained on.",
 }
 
 
