@@ -10,8 +10,6 @@ read back from the folder, so a restarted run and a second rank see what the fir
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -35,8 +33,9 @@ from callbacks.stages.fitting import without_growth
 from callbacks.stages.metric_file import METRICS_NAME, Metrics, write_metrics
 from callbacks.stages.refine import refine
 from callbacks.stages.stage import Stage
-from callbacks.stages.structure import StructuralStage, Work
-from fulgurite.artifact.files import write_file
+from callbacks.stages.structure import StructuralStage
+from callbacks.structure_run import NETWORK_NAME, build_network
+from callbacks.subject import Subject, check_finite, fingerprint_of
 from fulgurite.artifact.loading import load
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.reader import RAW, Artifact
@@ -49,31 +48,10 @@ from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.recommend import diagnose
 from fulgurite.evaluation.storage import StorageError
 from fulgurite.evaluation.verdict import Verdict
-from fulgurite.models import tied_names, unique_parameters
 from lightning_modules.compressible import Compressible
 
 if TYPE_CHECKING:
     from callbacks.cascade import Cascade
-
-NETWORK_NAME = "network"
-"""Folder of what a structural stage has made, in a try's."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network that stages work on: the reference, or what a structural stage has made in its place."""
-
-    module: Compressible
-    network: Any
-    parameters: Mapping[str, Tensor]
-    aliases: Mapping[str, str]
-
-    @classmethod
-    def of(cls, module: Compressible, device: torch.device) -> Subject:
-        """A module's network, frozen, on its device."""
-        network = module.network.to(device).eval()
-        network.requires_grad_(False)
-        return cls(module, network, unique_parameters(network), tied_names(network))
 
 
 @dataclass
@@ -313,47 +291,32 @@ class CascadeRun:
         self, index: int, name: str, stage: StructuralStage, number: int, level: Level, changes: list[str]
     ) -> dict[str, Any]:
         """Make another network and judge it in 16 bits; rank 0 only, the others wait."""
-        folder = self.folder.try_folder(name, number)
         if self.rank == 0:
             clock = time.monotonic()
-            with self.console.building(index, name) as progress:
-                work = Work(
-                    self.module,
-                    self.reference.module,
-                    self.datamodule,
-                    folder,
-                    self.device,
-                    Path(self.cascade.cache_dir),
-                    progress,
-                    self.stop.check,
-                )
-                facts_path = folder / "built.json"
-                if not facts_path.exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    facts = stage.build(work, folder / NETWORK_NAME)
-                    write_file(facts_path, json.dumps(dict(facts), indent=1).encode())
-            made = Made(
-                {}, {}, Metrics(None), None, time.monotonic() - clock, json.loads(facts_path.read_text())
-            )
+            folder = self.folder.try_folder(name, number)
+            facts = build_network(self, index, name, stage, folder)
+            seconds = time.monotonic() - clock
             before, self.subject = self.subject, self._succeeded(folder / NETWORK_NAME)
-            made.encoded = self._complete(Level(name, None, []), {})
             try:
+                encoded = self._complete(Level(name, None, []), {})
+                made = Made(encoded, {}, Metrics(None), None, seconds, facts)
                 self._judge(index, name, stage, number, level, changes, made)
             finally:
                 self.subject = before
-                self._read_as(before)
+                self.read_as(before)
         self.trainer.strategy.barrier("judged")
         return self._outcome(name, number)
 
     def _succeeded(self, folder: Path) -> Subject:
         """What a structural stage has made, and the data as its tokenizer reads it."""
-        self._read_as(self.reference)
+        self.read_as(self.reference)
         successor = self.reference.module.successor(folder, self.datamodule, self.cascade.limit_windows)
         subject = Subject.of(successor, self.device)
-        self._read_as(subject)
+        self.read_as(subject)
         return subject
 
-    def _read_as(self, subject: Subject) -> None:
+    def read_as(self, subject: Subject) -> None:
+        """Let the data be read by a network's tokenizer."""
         tokenizer = getattr(subject.module, "tokenizer", None)
         if tokenizer is not None:
             self.datamodule.use_tokenizer(tokenizer)  # type: ignore[attr-defined]
@@ -591,9 +554,9 @@ class CascadeRun:
             if level.folder is not None:
                 self.folder.ensure_published(level.folder)  # a kill may have come between verdict and copy
                 reference = self.reference
-                self._read_as(reference)
+                self.read_as(reference)
                 before = reference.module.samples(reference.network, self.datamodule, self.cascade.prompts)
-                self._read_as(self.subject)
+                self.read_as(self.subject)
                 compressed = load(self.folder.artifact, device=self.device)
                 after = self.module.samples(compressed, self.datamodule, self.cascade.prompts)
                 samples = [
@@ -646,20 +609,3 @@ def demand_fewer_bytes(verdict: Verdict, num_bytes: int, before: int) -> Verdict
         return verdict
     reason = f"saves nothing: {num_bytes:,} bytes, {before:,} before"
     return replace(verdict, accepted=False, severity="none", reason=reason)
-
-
-def check_finite(parameters: Mapping[str, Tensor]) -> None:
-    """Refuse a network with NaN or infinity in it, and say where."""
-    for name, weight in parameters.items():
-        bad = int((~torch.isfinite(weight)).sum())
-        if bad:
-            raise ValueError(f"the network's {name} has {bad} NaN or infinite values of {weight.numel()}")
-
-
-def fingerprint_of(parameters: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and values of the weights."""
-    digest = hashlib.sha256()
-    for name, weight in parameters.items():
-        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
