@@ -7,7 +7,7 @@ DATA ?= ../shared/data
 OUT ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers codec-table wheel clean
+.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme codec-table wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(READY) ## Measure speed and memory, and write docs/benchmarks.md
 
 bench-peers: $(READY) ## Compare with other compressors (hours at first), and write docs/peers.md
 	$(BIN)/python scripts/benchmark_peers.py --data $(DATA) --output docs/peers.md
+
+extreme: $(READY) ## Shrink networks as far as they go (an hour), and write docs/extreme-compression.md
+	$(BIN)/python scripts/extreme_compression.py --data $(DATA)
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
 	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md

@@ -89,7 +89,9 @@ def _budgets(codec: str, metric: str, *budgets: int, **arguments: Any) -> list[R
 OURS: dict[str, list[Row]] = {
     "books6m": [
         *_stages("books6m", "seedlm4", "vptq3", "vptq2"),
-        *_varied("books6m_budget", "ecq", "allocate.budget", "1.2MB", "1.5MB", "1.85MB", "2.4MB", "3.2MB"),
+        *_varied(
+            "books6m_budget", "ecq", "allocate.budget", "1.2MB", "1.5MB", "1.85MB", "2.4MB", "3.2MB", "3.6MB"
+        ),
     ],
     "stories260k": [
         *_stages("stories260k", "hyper6", "seedlm4", "uniform4", "vptq3"),

@@ -36,7 +36,9 @@ UNREAD_FILES = frozenset({"README.md", "quant_log.csv", "recipe.yaml"})
 def folder_bytes(folder: Path) -> int:
     """Bytes of all that holds weights or is needed to read them, in folders within it too."""
     skipped = TOKENIZER_FILES | UNREAD_FILES
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name not in skipped)
+    return sum(
+        path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name not in skipped
+    )
 
 
 def tensor_bytes(folder: Path) -> dict[str, int]:
