@@ -198,7 +198,8 @@ _NOTES = {
     "375 test pairs of STS-B captions; 4 % of the training texts are captions of its train split. *Same picture* is a "
     "task that nothing was chosen by: of the captions of COCO's CC-BY pictures, how often the nearest other one "
     "describes the same picture.",
-    "Language model": "`books6m` (24.7 MB) by `configs/recipes/books6m_student.yaml`, on books that were not trained on.",
+    "Language model": "`books6m` (24.7 MB) by `configs/recipes/books6m_student.yaml`, on books that nothing "
+    "was trained on.",
 }
 
 

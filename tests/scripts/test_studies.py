@@ -1,0 +1,68 @@
+"""The scripts behind the pages on extreme compression and on Grokfast: what they say follows from the numbers."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_name_keys_that_their_recipes_have() -> None:
+    for row in script("extreme_compression").ROWS:
+        recipe = yaml.safe_load((SCRIPTS.parent / f"configs/recipes/{row.recipe}.yaml").read_text())
+        for key in (row.seed, *row.overrides):
+            _, _, stage, *_ = key.split(".")
+            assert stage in recipe["cascade"]["stages"], key
+
+
+def test_an_interval_over_three_seeds_is_students() -> None:
+    # mean 2, standard deviation 1, t 4.303, over the root of 3
+    assert script("extreme_compression").interval([1.0, 2.0, 3.0]) == "2.0 ± 2.5"
+    assert script("extreme_compression").interval([2.0]) == "2.0"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict"),
+    [
+        ([-0.10, -0.11, -0.09], "-0.1000 ± 0.0248: better"),
+        ([0.10, 0.11, 0.09], "+0.1000 ± 0.0248: worse"),
+        ([0.1, -0.1, 0.05], "not told apart"),
+    ],
+)
+def test_a_filter_is_better_only_where_the_interval_says_so(pairs: list[float], verdict: str) -> None:
+    assert script("grokfast_study").difference(pairs).endswith(verdict)
+
+
+def test_the_page_claims_no_more_than_its_lines() -> None:
+    study = script("grokfast_study")
+    plain, worse = {0: 0.10, 1: 0.12, 2: 0.11}, {0: 0.20, 1: 0.22, 2: 0.215}
+    results = {"none": plain, "EMA 0.98, lamb 2": worse, "control, steps 3x": {0: 0.05, 1: 0.07, 2: 0.06}}
+    text = study.page({"refinement": study.lines_of(results)}, 200, "a command")
+    assert "no filter was better than none" in text  # the control is no filter
+    better = {"none": plain, "EMA 0.98, lamb 2": {0: 0.05, 1: 0.07, 2: 0.06}}
+    assert "better than no filter: EMA 0.98, lamb 2 in refinement" in study.page(
+        {"refinement": study.lines_of(better)}, 200, "a command"
+    )
+
+
+@pytest.mark.parametrize("arm", ["none", "EMA 0.98, lamb 2", "control, steps 3x"])
+def test_every_arm_is_a_stage(arm: str) -> None:
+    study = script("grokfast_study")
+    refinement, distillation = (study.stage_of(task, arm, 3, 40) for task in study.TASKS)
+    assert refinement["refine"]["seed"] == distillation["init_args"]["seed"] == 3
+    assert (
+        ("grokfast" in refinement["refine"]) == (arm != "none") == ("grokfast" in distillation["init_args"])
+    )
