@@ -36,7 +36,8 @@ def side_by_side(
     Raises:
         Exception: What ``work`` raised first, in the order of the items; those not begun are left.
     """
-    threads = torch.get_num_threads() if threads is None else threads
+    before = torch.get_num_threads()
+    threads = before if threads is None else threads
     silent = torch.no_grad()(work)
     if threads == 1:
         yield from map(silent, items)
@@ -52,4 +53,4 @@ def side_by_side(
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # a worker's setting is also the default of later threads
+        torch.set_num_threads(before)  # a worker's setting is also the default of later threads

@@ -160,9 +160,10 @@ class Distillation(LightningModule):
         if name == "labels":
             return label_loss(_there(ours.logits), tokens, ours.mask)
         if name == "hidden":
-            projected = [
-                projection(state) for projection, state in zip(self.projections, ours.hidden, strict=True)
-            ] or list(ours.hidden)
+            projected = list(ours.hidden)
+            if len(self.projections):
+                pairs = zip(self.projections, ours.hidden, strict=True)
+                projected = [projection(state) for projection, state in pairs]
             return hidden_distance(projected, spaced(theirs.hidden, len(projected)), ours.mask)
         if name == "attentions":
             return attention_transfer(

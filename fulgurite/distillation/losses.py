@@ -24,6 +24,9 @@ from torch.nn import functional
 
 from fulgurite.distillation.outputs import TopLogits
 
+_NEVER = -1e4
+"""Logit of what is not there: its probability is 0 in float32, and its gradient is a number, as infinity's is not."""
+
 LOSSES: dict[str, str] = {
     "logits": "logits",
     "labels": "logits",
@@ -138,12 +141,12 @@ def value_relations(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         teacher: The same, ``[b, t, d_t]``.
         mask: ``[b, t]``.
     """
-    hidden = torch.where(mask[:, None, :] != 0, 0.0, float("-inf"))
+    hidden = torch.where(mask[:, None, :] != 0, 0.0, _NEVER)
     ours, theirs = (
         (values.float() @ values.float().mT / values.shape[-1] ** 0.5 + hidden).log_softmax(-1)
         for values in (student, teacher)
     )
-    each = functional.kl_div(ours, theirs, reduction="none", log_target=True).nan_to_num(0.0).sum(-1)
+    each = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
     return _mean(each, mask)
 
 
@@ -154,10 +157,7 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: If they have other dimensions.
     """
     if student.shape != teacher.shape:
-        raise ValueError(
-            f"vectors must have the teacher's {teacher.shape[-1]} dimensions, got {student.shape[-1]}; "
-            "similarity compares vectors of any width"
-        )
+        raise _other_space(student, teacher)
     return (1 - functional.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
 
 
@@ -179,10 +179,22 @@ def contrastive(student: Tensor, teacher: Tensor, temperature: float = 0.05) -> 
         student: ``[b, d]``.
         teacher: ``[b, d]``.
         temperature: Divides cosines.
+
+    Raises:
+        ValueError: If they have other dimensions.
     """
+    if student.shape != teacher.shape:
+        raise _other_space(student, teacher)
     ours, theirs = (functional.normalize(vectors.float(), dim=-1) for vectors in (student, teacher))
     return functional.cross_entropy(
         ours @ theirs.T / temperature, torch.arange(len(ours), device=ours.device)
+    )
+
+
+def _other_space(student: Tensor, teacher: Tensor) -> ValueError:
+    return ValueError(
+        f"vectors must have the teacher's {teacher.shape[-1]} dimensions, got {student.shape[-1]}; "
+        "similarity compares vectors of any width"
     )
 
 

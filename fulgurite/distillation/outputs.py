@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Outputs:
     vectors: Tensor | None = None
     hidden: tuple[Tensor, ...] = ()
     attentions: tuple[Tensor, ...] = ()
-    values: Tensor | None = field(default=None)
+    values: Tensor | None = None
 
 
 def observe(
@@ -82,7 +82,7 @@ def observe(
     attentions = tuple(getattr(output, "attentions", None) or ())
     if "attentions" in wanted and (not attentions or attentions[0] is None):
         raise ValueError(
-            f"{type(network).__name__} gives no attention maps; load it with attn_implementation 'eager'"
+            f"{type(network).__name__} gives no attention maps; they need network.set_attn_implementation('eager')"
         )
     mask = inputs.get("attention_mask")
     return output, Outputs(
