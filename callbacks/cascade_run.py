@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,55 +23,30 @@ from torch import Tensor
 from callbacks.allocation_run import AllocationRun
 from callbacks.console import Console
 from callbacks.interrupt import StopOnSignal
+from callbacks.judging import Made, judge
+from callbacks.level import Level
 from callbacks.recommendation import recommend
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
-from callbacks.stages.allocating import Decision
-from callbacks.stages.encoding import encode_weights, read_encoded, report_layers
-from callbacks.stages.fitting import without_growth
+from callbacks.stages.encoding import encode_weights, read_encoded
 from callbacks.stages.metric_file import METRICS_NAME, Metrics, write_metrics
-from callbacks.stages.refine import refine
 from callbacks.stages.stage import Stage
 from callbacks.stages.structure import StructuralStage
 from callbacks.structure_run import NETWORK_NAME, build_network
 from callbacks.subject import Subject, check_finite, fingerprint_of
 from fulgurite.artifact.loading import load
 from fulgurite.artifact.manifest import Manifest, read_manifest
-from fulgurite.artifact.reader import RAW, Artifact
 from fulgurite.artifact.writer import write_artifact
 from fulgurite.calibration import gather_metrics
-from fulgurite.codecs import Codec, Encoded, Float16Codec
+from fulgurite.codecs import Codec, Encoded
 from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
-from fulgurite.evaluation.measure import Measure
-from fulgurite.evaluation.recommend import diagnose
 from fulgurite.evaluation.storage import StorageError
 from fulgurite.evaluation.verdict import Verdict
 from lightning_modules.compressible import Compressible
 
 if TYPE_CHECKING:
     from callbacks.cascade import Cascade
-
-
-@dataclass
-class Level:
-    """What has been accepted so far."""
-
-    name: str
-    folder: Path | None
-    measures: list[Measure]
-
-
-@dataclass
-class Made:
-    """What encoding has made of the weights of a try."""
-
-    encoded: dict[str, Encoded]
-    plan: Mapping[str, Codec]
-    metrics: Metrics
-    decision: Decision | None
-    seconds: float
-    structure: Mapping[str, Any] | None = None
 
 
 class CascadeRun:
@@ -192,11 +166,12 @@ class CascadeRun:
         path = self.folder.path / "reference.npz"
         if self.rank == 0 and not _is_evaluation(path):
             cache = Path(self.cascade.cache_dir) / "reference"
-            cached_result(cache, key, lambda: self._evaluate(self.network, "reference")).save(path)
+            cached_result(cache, key, lambda: self.evaluate(self.network, "reference")).save(path)
         self.trainer.strategy.barrier("reference")
         return Evaluation.load(path)
 
-    def _evaluate(self, network: Any, title: str) -> Evaluation:
+    def evaluate(self, network: Any, title: str) -> Evaluation:
+        """Measure a network on the held-out data, under a bar of this title."""
         with self.console.evaluating(title, int(self.data["windows"])) as progress:
 
             def advance(done: int) -> None:
@@ -254,7 +229,7 @@ class CascadeRun:
         clock = time.monotonic()
         if isinstance(stage, StructuralStage):
             return self._restructure(index, name, stage, number, level, changes)
-        weights = self._source(stage, level)
+        weights = level.weights(self.subject, stage.source)
         kind = type(self.network).__name__
         plan = stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
         ladders = stage.ladders(plan)
@@ -276,14 +251,14 @@ class CascadeRun:
                 weights=chosen,
                 ladders=ladders,
                 metrics=metrics,
-                complete=lambda encoded: self._complete(level, encoded),
-                network=lambda: self._network_of(stage, level),
+                complete=lambda encoded: level.complete(self.subject, encoded),
+                network=lambda: level.network(self.subject, stage.source, self.device),
                 encode=encode,
             ).execute()
         if self.rank == 0:
-            encoded = self._complete(level, read_encoded(folder / "layers", list(plan)))
+            encoded = level.complete(self.subject, read_encoded(folder / "layers", list(plan)))
             made = Made(encoded, plan, metrics, decision, time.monotonic() - clock)
-            self._judge(index, name, stage, number, level, changes, made)
+            judge(self, index, name, stage, number, level, changes, made)
         self.trainer.strategy.barrier("judged")
         return self._outcome(name, number)
 
@@ -298,9 +273,9 @@ class CascadeRun:
             seconds = time.monotonic() - clock
             before, self.subject = self.subject, self._succeeded(folder / NETWORK_NAME)
             try:
-                encoded = self._complete(Level(name, None, []), {})
+                encoded = Level(name, None, []).complete(self.subject, {})
                 made = Made(encoded, {}, Metrics(None), None, seconds, facts)
-                self._judge(index, name, stage, number, level, changes, made)
+                judge(self, index, name, stage, number, level, changes, made)
             finally:
                 self.subject = before
                 self.read_as(before)
@@ -358,105 +333,6 @@ class CascadeRun:
             )
             self.trainer.strategy.barrier("encoded")
 
-    def _judge(
-        self,
-        index: int,
-        name: str,
-        stage: Stage,
-        number: int,
-        level: Level,
-        changes: list[str],
-        made: Made,
-    ) -> None:
-        """Refine, write, load and score a try; rank 0 only."""
-        folder = self.folder.try_folder(name, number)
-        seconds = {"encode": made.seconds}
-        clock = time.monotonic()
-        encoded, refinement = made.encoded, None
-        if stage.refine.steps > 0:
-            encoded, refinement = self._refine(name, stage, encoded, folder)
-        seconds["refine"] = time.monotonic() - clock
-        clock = time.monotonic()
-        manifest, encoded = self._write_within(folder / "artifact", name, made, encoded)
-        compressed = load(folder / "artifact", device=self.device)  # as a user gets it
-        evaluation = self._evaluate(compressed, name)
-        evaluation.save(folder / "scores.npz")
-        reference = Evaluation.load(self.folder.path / "reference.npz")
-        verdict = self.cascade.gate.decide(
-            reference.measures, level.measures, evaluation.measures, index, needed=stage.min_retention
-        )
-        before = self.reference_bytes if level.folder is None else read_manifest(level.folder).num_bytes
-        verdict = demand_fewer_bytes(verdict, manifest.num_bytes, before)
-        seconds["evaluate"] = time.monotonic() - clock
-        layers = report_layers(self.parameters, {name: encoded[name] for name in made.plan}, made.metrics)
-        diagnosis = diagnose(verdict, {layer.weight: layer.nmse for layer in layers})
-        self.folder.save_try(
-            name,
-            number,
-            {
-                "number": number,
-                "settings": stage.settings(),
-                "changes": changes,
-                "num_bytes": manifest.num_bytes,
-                "ratio": self.reference_bytes / manifest.num_bytes,
-                "bits_per_weight": manifest.bits_per_weight,
-                "seconds": seconds,
-                "metric": {"kind": stage.metric, "fallbacks": made.metrics.fallbacks}
-                if made.metrics
-                else None,
-                "allocation": None if made.decision is None else made.decision.told(),
-                "refine": refinement,
-                "structure": None if made.structure is None else dict(made.structure),
-                "gate": verdict.to_dict(),
-                "facts": dict(evaluation.facts),
-                "diagnosis": None if verdict.severity == "none" else diagnosis.sentence,
-                "layers": [
-                    asdict(layer) | (made.decision.told_of(layer.weight) if made.decision else {})
-                    for layer in layers
-                ],
-            },
-        )
-
-    def _source(self, stage: Stage, level: Level) -> dict[str, Tensor]:
-        if stage.source == "reference" or level.folder is None:
-            return dict(self.parameters)
-        artifact = Artifact(level.folder)
-        return {name: artifact.decode(name) for name in self.parameters}
-
-    def _rest(self, level: Level) -> dict[str, Encoded]:
-        """Every entry of the network as the last accepted stage has it, or in 16 bits."""
-        if level.folder is not None:
-            artifact = Artifact(level.folder)
-            return {name: artifact.encoded(name) for name in artifact}
-        codec = Float16Codec()
-        rest = {name: codec.encode(weight) for name, weight in self.parameters.items()}
-        state = self.network.state_dict()
-        for name in self._raw_names():
-            value = state[name].cpu()
-            rest[name] = Encoded(
-                RAW, tuple(value.shape), str(value.dtype).removeprefix("torch."), {"values": value}
-            )
-        return rest
-
-    def _raw_names(self) -> list[str]:
-        """Entries of the network's state that are no parameters, such as integer buffers."""
-        return [
-            name
-            for name in self.network.state_dict()
-            if name not in self.parameters and name not in self.subject.aliases
-        ]
-
-    def _complete(self, level: Level, encoded: Mapping[str, Encoded]) -> dict[str, Encoded]:
-        """All entries of the network, in its order."""
-        entries = self._rest(level) | dict(encoded)
-        return {name: entries[name] for name in [*self.parameters, *self._raw_names()]}
-
-    def _network_of(self, stage: Stage, level: Level) -> Any:
-        """The network whose weights a stage codes."""
-        if stage.source == "previous" and level.folder is not None:
-            return load(level.folder, device=self.device)
-        return self.network
-
     def _metrics(
         self, stage: Stage, ladders: Mapping[str, Sequence[Codec]], level: Level, folder: Path
     ) -> Metrics:
@@ -473,7 +349,7 @@ class CascadeRun:
                     self.stop.check()
 
                 found = gather_metrics(
-                    self._network_of(stage, level),
+                    level.network(self.subject, stage.source, self.device),
                     self.module.calibration_batches(self.datamodule),
                     wanted,
                     stage.metric,
@@ -485,56 +361,6 @@ class CascadeRun:
         metrics = Metrics(path)
         self.console.fallbacks(stage.metric, metrics.fallbacks)
         return metrics
-
-    def _refine(
-        self, name: str, stage: Stage, encoded: dict[str, Encoded], folder: Path
-    ) -> tuple[dict[str, Encoded], dict[str, Any]]:
-        settings = stage.refine
-        trainable = {weight: entry for weight, entry in encoded.items() if entry.codec != RAW}
-        windows = self.module.refinement_windows(self.datamodule, settings.steps * settings.batch_size + 64)
-        with self.console.refining(settings.steps) as progress:
-
-            def advance(step: int, loss: float) -> None:
-                progress(step, loss)
-                for logger in self.trainer.loggers:
-                    logger.log_metrics({f"refine/{name}/loss": loss}, step=step)
-
-            result = refine(
-                self.network,
-                self.module,
-                trainable,
-                windows,
-                settings,
-                folder,
-                progress=advance,
-                check=self.stop.check,
-            )
-        facts = {
-            "steps": result.steps,
-            "loss_first": result.loss_first,
-            "loss_last": result.loss_last,
-            "kept": result.kept,
-            "grokfast": settings.grokfast is not None,
-        }
-        return encoded | dict(result.encoded), facts
-
-    def _write_within(
-        self, folder: Path, name: str, made: Made, refined: dict[str, Encoded]
-    ) -> tuple[Manifest, dict[str, Encoded]]:
-        """Write a try's artefact within the limit that its allocation has met, whatever refinement did."""
-        encoded, given_up = refined, set[str]()
-        manifest = self.write(folder, encoded)
-        while made.decision is not None:
-            coded = {weight: encoded[weight] for weight in made.plan}
-            excess = made.decision.excess(manifest.num_bytes, coded)
-            encoded, undone = without_growth(made.encoded, encoded, excess)
-            if not undone:
-                break
-            given_up.update(undone)
-            manifest = self.write(folder, encoded)
-        if given_up:
-            self.record.note(f"{name}: {len(given_up)} weights are not refined, to stay within the limit")
-        return manifest, encoded
 
     def write(self, folder: Path, encoded: Mapping[str, Encoded]) -> Manifest:
         """Write the network as an artefact."""
@@ -601,11 +427,3 @@ def _is_evaluation(path: Path) -> bool:
     except (FileNotFoundError, StorageError):  # not measured yet, or cut by a crash
         return False
     return True
-
-
-def demand_fewer_bytes(verdict: Verdict, num_bytes: int, before: int) -> Verdict:
-    """Turn down a stage that the gate would let pass but that is no smaller than the level it would replace."""
-    if not verdict.accepted or num_bytes < before:
-        return verdict
-    reason = f"saves nothing: {num_bytes:,} bytes, {before:,} before"
-    return replace(verdict, accepted=False, severity="none", reason=reason)

@@ -6,6 +6,7 @@ try folder -> built.json there?  yes: its facts       no: stage.build -> network
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 NETWORK_NAME = "network"
 """Folder of what a structural stage has made, in a try's."""
 
+_SCRATCH_NAME = "scratch"
 _BUILT_NAME = "built.json"  # written last: the network is whole where it is there
 
 
@@ -38,13 +40,14 @@ def build_network(
     """
     built = folder / _BUILT_NAME
     if not built.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / _SCRATCH_NAME
+        scratch.mkdir(parents=True, exist_ok=True)
         with run.console.building(index, name) as progress:
             work = Work(
                 subject=run.module,
                 reference=run.reference.module,
                 datamodule=run.datamodule,
-                folder=folder,
+                folder=scratch,
                 device=run.device,
                 cache=Path(run.cascade.cache_dir),
                 progress=progress,
@@ -52,5 +55,6 @@ def build_network(
             )
             facts = stage.build(work, folder / NETWORK_NAME)
         write_file(built, json.dumps(dict(facts), indent=1).encode())
+        shutil.rmtree(scratch)
     found: dict[str, Any] = json.loads(built.read_text())
     return found

@@ -150,6 +150,18 @@ class Distillation(LightningModule):
         found = self.losses(batch)
         return torch.stack([self._losses.used[name] * loss for name, loss in found.items()]).sum()
 
+    @torch.no_grad()
+    def mean_loss(self, batches: Sequence[Mapping[str, Any]]) -> float:
+        """Of the student as it is now, in eval mode, where it stays; through the codec that it is trained for."""
+        self.eval()
+        quantised = None if self._quantised is None else self._quantised.held
+        if quantised is not None:
+            quantised.ask_now()
+        found = sum(float(self.total(batch)) for batch in batches) / len(batches)
+        if quantised is not None:
+            quantised.errors = {}
+        return found
+
     def _loss(self, name: str, ours: Outputs, theirs: Outputs, tokens: Tensor) -> Tensor:
         if name == "logits" and theirs.top is not None:
             return top_divergence(_there(ours.logits), theirs.top, ours.mask, self._losses.temperature)
@@ -191,6 +203,16 @@ class Distillation(LightningModule):
         loss = self.total(batch)
         weight = quantised.settings.rate_weight
         return loss + weight * quantised.rate() if weight else loss
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._quantised is not None:
+            checkpoint["quantised_errors"] = self._quantised.held.errors
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._quantised is not None:
+            self._quantised.held.errors = checkpoint["quantised_errors"]
 
     @override
     def configure_optimizers(self) -> Any:

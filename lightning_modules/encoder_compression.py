@@ -126,10 +126,9 @@ class EncoderCompression:
     def _digest(self, datamodule: Any, limit: int | None) -> str:
         """Hash of all that scores depend on beside the weights."""
         pairs = datamodule.evaluation_pairs()
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{sorted(self.measures)} {self.pooling!r}".encode())
         for part in (pairs.first, pairs.second, pairs.scores):
             digest.update(f"{tuple(part.shape)}".encode() + part.numpy().tobytes())
-        digest.update(repr(self.pooling).encode())
         return f"{digest.hexdigest()}-{len(chosen_pairs(len(pairs), limit))}-{datamodule.batch_size}"
 
     def calibration_batches(self, datamodule: Any) -> Iterable[Mapping[str, Tensor]]:

@@ -79,7 +79,8 @@ class Quantised(nn.Module):
             raise ValueError(
                 f"quantise.select {settings.select!r} matches no matrix of {type(network).__name__}"
             )
-        self._errors: dict[str, Tensor] = {}
+        self.errors: dict[str, Tensor] = {}
+        """What the codec last did to each matrix; part of a training's state where it is asked every few steps."""
 
     @property
     def config(self) -> Any:
@@ -90,8 +91,15 @@ class Quantised(nn.Module):
     def ask(self, step: int) -> None:
         """Ask the codec, if it is time."""
         settings = self.settings
-        if step < settings.start or (self._errors and (step - settings.start) % settings.every):
-            return
+        if step < settings.start:
+            self.errors = {}
+        elif not self.errors or (step - settings.start) % settings.every == 0:
+            self.ask_now()
+
+    @torch.no_grad()
+    def ask_now(self) -> None:
+        """Ask the codec."""
+        settings = self.settings
         weights = {name: self.network.get_parameter(name).detach() for name in self.names}
         bound = settings.codec.draft().bind(weights, {}, {})
 
@@ -100,19 +108,19 @@ class Quantised(nn.Module):
             return decode(bound[name].encode(weight)).to(weight) - weight
 
         threads = None if settings.codec.one_thread else 1
-        self._errors = dict(zip(self.names, side_by_side(error, self.names, threads), strict=True))
+        self.errors = dict(zip(self.names, side_by_side(error, self.names, threads), strict=True))
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         replaced: Mapping[str, Tensor] = {
-            name: self.network.get_parameter(name) + error for name, error in self._errors.items()
+            name: self.network.get_parameter(name) + error for name, error in self.errors.items()
         }
         return functional_call(self.network, dict(replaced), args, kwargs)
 
     def rate(self) -> Tensor:
         """The rate term, bits per weight but for a constant; 0 before the codec was asked."""
         total, count = torch.zeros(()), 0
-        for name, error in self._errors.items():
+        for name, error in self.errors.items():
             step = (12 * error.square().mean()).sqrt().clamp_min(1e-12)
             weight = self.network.get_parameter(name)
             total = total.to(weight) + torch.log2(1 + weight.abs() / step).sum()

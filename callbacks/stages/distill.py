@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from callbacks.grokfast import Grokfast
-from callbacks.stages.quiet_fit import quiet_fit, steps_done
 from callbacks.stages.stage import describe
-from callbacks.stages.structure import StructuralStage, Work, weights_digest
-from fulgurite.distillation import Outputs, TeacherCache, TopLogits
+from callbacks.stages.structure import StructuralStage, Work, check_tokens, weights_digest
+from callbacks.stages.student_fit import StudentFit
+from fulgurite.distillation import Outputs, TeacherCache, TopLogits, attention_maps
 from fulgurite.students import (
     StudentShape,
     fresh,
@@ -33,7 +33,6 @@ from fulgurite.students import (
 )
 from lightning_modules.distillation import Distillation, Losses
 from lightning_modules.quantised import Quantise
-from lightning_modules.refinement import StepBatches
 
 _IMPORTANCE_BATCHES = 8
 _CACHED = {"logits", "labels", "vectors", "similarity", "contrastive"}
@@ -97,16 +96,14 @@ class DistillStage(StructuralStage):
         min_retention: float | None = None,
     ) -> None:
         super().__init__(min_retention)
-        for name, value, least in (
-            ("windows", windows, 2),
-            ("steps", steps, 0),
-            ("batch_size", batch_size, 1),
-            ("accumulate", accumulate, 1),
-            ("top_logits", top_logits, 0),
-            ("checkpoint_every", checkpoint_every, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self._check_least(
+            windows=(windows, 2),
+            steps=(steps, 0),
+            batch_size=(batch_size, 1),
+            accumulate=(accumulate, 1),
+            top_logits=(top_logits, 0),
+            checkpoint_every=(checkpoint_every, 1),
+        )
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         if not 0 <= ema < 1:
@@ -151,21 +148,34 @@ class DistillStage(StructuralStage):
     @override
     def build(self, work: Work, target: Path) -> Mapping[str, Any]:
         module: Any = work.subject
+        if self.teacher == "reference":
+            check_tokens(work, "give teacher: previous")
         teacher: Any = (work.reference if self.teacher == "reference" else work.subject).network
+        self._check_width(module.network, teacher)
         beginning = work.folder / "start"
         if not beginning.exists():
             module.save_as(beginning, self._beginning(work))
         student = module.successor(beginning, work.datamodule).network.to(work.device)
         rows = module.refinement_windows(work.datamodule, self.windows)
-        first, last = self._train(work, student, teacher, rows)
+        losses = self._train(work, student, teacher, rows)
         module.save_as(target, student)
         return {
             "kind": self.kind,
             "windows": len(rows),
             "weights": sum(weight.numel() for weight in student.parameters()),
-            "loss_first": first,
-            "loss_last": last,
+            **losses,
         }
+
+    def _check_width(self, network: Any, teacher: Any) -> None:
+        """Raise where vectors could not be compared, before anything is trained."""
+        used = [name for name in ("vectors", "contrastive") if name in self.losses.used]
+        theirs = teacher.config.hidden_size
+        ours = self.shape.hidden_size or network.config.hidden_size
+        if used and ours != theirs:
+            raise ValueError(
+                f"losses {' and '.join(used)} need the teacher's {theirs} dimensions, the student has {ours}; "
+                "similarity compares vectors of any width"
+            )
 
     def _beginning(self, work: Work) -> Any:
         """The student before training."""
@@ -174,7 +184,7 @@ class DistillStage(StructuralStage):
         if self.start == "fresh":
             return fresh(network.config, self.shape, self.seed)
         batches = list(islice(module.calibration_batches(work.datamodule), _IMPORTANCE_BATCHES))
-        language = hasattr(network, "lm_head") or network.can_generate()
+        language = network.can_generate()
         work.progress("importance", 0, len(batches), None)
         importance = measure_importance(
             network,
@@ -184,22 +194,28 @@ class DistillStage(StructuralStage):
         )
         wanted = self.shape.layers
         if self.layers_by == "removal" and wanted is not None and wanted < len(importance.layers):
-            importance = replace(importance, layers=layer_removal(network, batches, module.divergence))
+            removal = layer_removal(
+                network,
+                batches,
+                module.divergence,
+                progress=lambda done: work.progress("layers", done, len(batches), None),
+            )
+            importance = replace(importance, layers=removal)
         work.check()
         return inherit(network, self.shape, importance)
 
-    def _train(self, work: Work, student: nn.Module, teacher: nn.Module, rows: Tensor) -> tuple[float, float]:
+    def _train(self, work: Work, student: Any, teacher: Any, rows: Tensor) -> dict[str, float]:
         """Train in place; the loss on held-out windows before and after."""
         module: Any = work.subject
-        cache = self._teach(work, teacher, rows)
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))
-        held_out = min(max(2 * self.batch_size, 16), len(rows) // 2)
+        alone = set(self.losses.used) == {"labels"}
+        cache = None if alone else self._teach(work, teacher, rows)
 
         def batch(chosen: Tensor) -> dict[str, Any]:
-            chosen = chosen[:, 0]
             inputs = {name: part.to(work.device) for name, part in module.as_batch(rows[chosen]).items()}
             made: dict[str, Any] = {"inputs": inputs}
-            if cache is not None:
+            if alone:
+                made["target"] = Outputs(torch.ones_like(inputs["input_ids"]))
+            elif cache is not None:
                 kept = {name: part.to(work.device) for name, part in cache.at(chosen).items()}
                 made["target"] = _recalled(kept, inputs["input_ids"])
             return made
@@ -208,43 +224,26 @@ class DistillStage(StructuralStage):
             student,
             module.watch,
             self.losses,
-            teacher=None if cache is not None else teacher,
+            teacher=None if alone or cache is not None else teacher,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             steps=max(1, self.steps),
             quantise=self.quantise,
         ).to(work.device)
-        judged = [batch(some) for some in torch.split(order[:held_out, None], self.batch_size)]
-        first = _mean_loss(training, judged)
-        if self.steps == 0:
-            return first, first
-        checkpoint = work.folder / "student.ckpt"
-        batches = StepBatches(
-            order[held_out:, None],
-            batch,
-            batch_size=self.batch_size,
-            steps=self.steps * self.accumulate,
-            first_step=steps_done(checkpoint) * self.accumulate,
-            seed=self.seed,
+        fit = StudentFit(
+            self.steps,
+            self.batch_size,
+            max(2 * self.batch_size, 16),
+            self.seed,
+            self.checkpoint_every,
+            self.accumulate,
+            self.gradient_clip,
+            self.precision,
+            self._callbacks(),
         )
-        student.requires_grad_(True).train()
-        training.train()
-        quiet_fit(
-            training,
-            batches.loader(),
-            checkpoint,
-            work.device,
-            steps=self.steps,
-            gradient_clip=self.gradient_clip,
-            checkpoint_every=self.checkpoint_every,
-            accumulate=self.accumulate,
-            precision=self.precision,
-            callbacks=self._callbacks(),
-            progress=lambda step, loss: work.progress("distil", step, self.steps, loss),
-            check=work.check,
-        )
-        student.eval()
-        return first, _mean_loss(training, judged)
+        maps = [student, teacher] if "attentions" in self.losses.used else []
+        with attention_maps(maps):
+            return fit.run(work, training, len(rows), batch)
 
     def _callbacks(self) -> list[Callback]:
         found: list[Callback] = [] if self.grokfast is None else [self.grokfast]
@@ -287,9 +286,3 @@ def _recalled(kept: Mapping[str, Tensor], tokens: Tensor) -> Outputs:
     if "indices" in kept:
         top = TopLogits(kept["indices"][:, : tokens.shape[1]], kept["log_probability"][:, : tokens.shape[1]])
     return Outputs(torch.ones_like(tokens), top=top, vectors=kept.get("vectors"))
-
-
-@torch.no_grad()
-def _mean_loss(training: Distillation, batches: list[dict[str, Any]]) -> float:
-    training.eval()
-    return sum(float(training.total(batch)) for batch in batches) / len(batches)

@@ -67,8 +67,10 @@ def quiet_fit(
         gradient_clip_val=gradient_clip,
         callbacks=[
             _Report(progress),
-            _KeepCheckpoint(checkpoint, checkpoint_every, check),
             *[deepcopy(callback) for callback in callbacks],
+            _KeepCheckpoint(
+                checkpoint, checkpoint_every, check
+            ),  # last: what the others make of a step belongs to it
         ],
         logger=False,
         enable_checkpointing=False,

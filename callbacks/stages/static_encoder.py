@@ -22,13 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from callbacks.stages.quiet_fit import quiet_fit, steps_done
-from callbacks.stages.structure import StructuralStage, Work, weights_digest
+from callbacks.stages.structure import StructuralStage, Work, check_tokens, weights_digest
+from callbacks.stages.student_fit import StudentFit
 from fulgurite.distillation import Outputs, TeacherCache
 from fulgurite.models import embed_rows
 from fulgurite.models.static_encoder import StaticEncoder
 from lightning_modules.distillation import Distillation, Losses
-from lightning_modules.refinement import StepBatches
 
 _SIF = 1e-3  # Arora et al., section 4: between 1e-3 and 1e-4
 _HELD_OUT = 512  # texts to judge the training by
@@ -72,15 +71,13 @@ class StaticEncoderStage(StructuralStage):
         min_retention: float | None = None,
     ) -> None:
         super().__init__(min_retention)
-        for name, value, least in (
-            ("dimensions", dimensions, 1),
-            ("texts", texts, 2),
-            ("steps", steps, 0),
-            ("batch_size", batch_size, 2),
-            ("checkpoint_every", checkpoint_every, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self._check_least(
+            dimensions=(dimensions, 1),
+            texts=(texts, 2),
+            steps=(steps, 0),
+            batch_size=(batch_size, 2),
+            checkpoint_every=(checkpoint_every, 1),
+        )
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         if losses.wanted != {"vectors"}:
@@ -104,6 +101,7 @@ class StaticEncoderStage(StructuralStage):
     @override
     def build(self, work: Work, target: Path) -> Mapping[str, Any]:
         module: Any = work.reference
+        check_tokens(work, "let this stage come before those that change them")
         network = module.network
         width = int(network.config.hidden_size)
         if self.dimensions > width:
@@ -118,7 +116,8 @@ class StaticEncoderStage(StructuralStage):
         counts = rows.flatten().bincount(minlength=len(module.tokenizer)).float()
         counts[module.pad_token] = 0
         table = self._alone(work, axes, counts)
-        student, first, last = self._train(work, StaticEncoder.of(table, module.pad_token), rows, goals)
+        student = StaticEncoder.of(table, module.pad_token).to(work.device)  # type: ignore[arg-type]
+        losses = self._train(work, student, rows, goals)
         table = student.embeddings.weight.detach().cpu()
         frequency = (counts + _UNSEEN) / (counts + _UNSEEN).sum()
         turned = table @ _axes(table * frequency.sqrt()[:, None])
@@ -129,8 +128,7 @@ class StaticEncoderStage(StructuralStage):
             "texts": len(rows),
             "tokens_seen": int((counts > 0).sum()),
             "vocabulary": len(table),
-            "loss_first": first,
-            "loss_last": last,
+            **losses,
         }
 
     def _teach(self, work: Work, rows: Tensor) -> Tensor:
@@ -173,54 +171,20 @@ class StaticEncoderStage(StructuralStage):
         seen = table[(counts > 0) & (weights > 0)]
         return table / seen.square().mean().sqrt().clamp_min(1e-12)
 
-    def _train(
-        self, work: Work, student: StaticEncoder, rows: Tensor, goals: Tensor
-    ) -> tuple[StaticEncoder, float, float]:
-        """The trained student, and its loss on held-out texts before and after."""
+    def _train(self, work: Work, student: StaticEncoder, rows: Tensor, goals: Tensor) -> dict[str, float]:
+        """Train in place; the loss on held-out texts before and after."""
         module: Any = work.reference
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))
-        held_out = min(_HELD_OUT, len(rows) // 2)
 
         def batch(chosen: Tensor) -> dict[str, Any]:
-            chosen = chosen[:, 0]
             inputs = {name: part.to(work.device) for name, part in module.as_batch(rows[chosen]).items()}
             vectors = goals[chosen].to(work.device)
             return {"inputs": inputs, "target": Outputs(inputs["attention_mask"], vectors=vectors)}
 
-        student = student.to(work.device)  # type: ignore[arg-type]
         training = Distillation(
             student, module.watch, self.losses, learning_rate=self.learning_rate, steps=max(1, self.steps)
         )
-        judged = batch(order[:held_out, None])
-        with torch.no_grad():
-            first = float(training.total(judged))
-        if self.steps == 0:
-            return student, first, first
-        checkpoint = work.folder / "student.ckpt"
-        batches = StepBatches(
-            order[held_out:, None],
-            batch,
-            batch_size=self.batch_size,
-            steps=self.steps,
-            first_step=steps_done(checkpoint),
-            seed=self.seed,
-        )
-        student.requires_grad_(True).train()
-        training.train()
-        quiet_fit(
-            training,
-            batches.loader(),
-            checkpoint,
-            work.device,
-            steps=self.steps,
-            checkpoint_every=self.checkpoint_every,
-            progress=lambda step, loss: work.progress("train", step, self.steps, loss),
-            check=work.check,
-        )
-        with torch.no_grad():
-            last = float(training.total(judged))
-        checkpoint.unlink(missing_ok=True)
-        return student, first, last
+        fit = StudentFit(self.steps, self.batch_size, _HELD_OUT, self.seed, self.checkpoint_every)
+        return fit.run(work, training, len(rows), batch)
 
 
 def around(tokenizer: Any) -> tuple[list[int], list[int]]:

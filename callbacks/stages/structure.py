@@ -33,7 +33,7 @@ class Work:
         subject: The module whose network is to be replaced: the reference, or what an earlier such stage made.
         reference: The module that the run began with: the teacher.
         datamodule: Reads as ``subject``'s tokenizer does.
-        folder: Of the try: for checkpoints, and for teachers' outputs that a second start can do without.
+        folder: For checkpoints and the like; there at a second start, gone once the network is made.
         device: Where to compute.
         cache: Folder for what other runs may use too.
         progress: Called with what is being done, the steps done, the steps in all and a loss.
@@ -73,6 +73,12 @@ class StructuralStage(Stage):
     def relaxed(self, severe: bool, protect: Sequence[str] = ()) -> tuple[Stage, list[str]] | None:
         return None
 
+    def _check_least(self, **numbers: tuple[float, float]) -> None:
+        """Raise if a number is below the least that it may be, which is beside it."""
+        for name, (value, least) in numbers.items():
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
     @abstractmethod
     def build(self, work: Work, target: Path) -> Mapping[str, Any]:
         """Make the network and save it in ``target`` by ``Compressible.save_as``; goes on where a kill stopped it.
@@ -92,3 +98,26 @@ def weights_digest(network: nn.Module) -> str:
         values = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(name.encode() + values.numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_tokens(work: Work, remedy: str) -> None:
+    """Raise unless the teacher knows the tokens that the data comes in.
+
+    Args:
+        work: Its reference is the teacher.
+        remedy: What to do otherwise.
+
+    Raises:
+        ValueError: If an earlier stage has changed the tokenizer.
+    """
+    ours, theirs = (getattr(module, "tokenizer", None) for module in (work.subject, work.reference))
+    if ours is None or theirs is None or ours is theirs:
+        return
+    known = theirs.get_vocab()
+    vocabulary = ours.get_vocab()
+    differing = sum(known.get(token) != index for token, index in vocabulary.items())
+    if differing:
+        raise ValueError(
+            f"the teacher must read the student's tokens: to the network that the run began with {differing:,} of the "
+            f"{len(vocabulary):,} tokens mean others; {remedy}"
+        )

@@ -47,9 +47,7 @@ class VocabularyStage(StructuralStage):
         min_retention: float | None = None,
     ) -> None:
         super().__init__(min_retention)
-        for name, value, least in (("size", size, 1), ("windows", windows, 1), ("min_count", min_count, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self._check_least(size=(size, 1), windows=(windows, 1), min_count=(min_count, 0))
         self.size = size
         self.by = by
         self.windows = windows

@@ -1,4 +1,4 @@
-"""An artefact as a network again."""
+"""An artefact as a network again; ``fulgurite.load`` adds to text encoders the way from texts to vectors."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from fulgurite.distillation.losses import (
     top_divergence,
     value_relations,
 )
-from fulgurite.distillation.outputs import Outputs, TopLogits, observe
+from fulgurite.distillation.outputs import Outputs, TopLogits, attention_maps, observe
 from fulgurite.distillation.teacher_cache import TeacherCache
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Outputs",
     "TeacherCache",
     "TopLogits",
+    "attention_maps",
     "attention_transfer",
     "contrastive",
     "cosine_distance",

@@ -5,9 +5,10 @@ network(**inputs) -> logits | token vectors, hidden states, attention maps     h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,19 @@ def observe(
         attentions=attentions,
         values=seen[-1] if seen else None,
     )
+
+
+@contextmanager
+def attention_maps(networks: Iterable[Any]) -> Iterator[None]:
+    """Have networks of transformers compute attention in the way that gives its maps; afterwards as before."""
+    before = [(network, network.config._attn_implementation) for network in networks]
+    for network, _ in before:
+        network.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for network, implementation in before:
+            network.set_attn_implementation(implementation)
 
 
 @contextmanager

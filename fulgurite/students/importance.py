@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fulgurite.calibration._watch import evaluating, frozen
+from fulgurite.calibration import evaluating, frozen
 from fulgurite.students._watch import Watch
 from fulgurite.students.families import family_of, head_width, neurons
 from fulgurite.students.losses import Batch, Loss

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fulgurite.calibration._watch import evaluating
+from fulgurite.calibration import evaluating
 from fulgurite.students._watch import block_input
 from fulgurite.students.families import family_of
 from fulgurite.students.importance import on_device

@@ -79,6 +79,27 @@ def test_a_crash_in_distillation_changes_no_byte(
     assert len(seen) == count
 
 
+def test_an_average_and_a_slow_codec_survive_a_crash(compress: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantise = {"codec": {"class_path": "UniformCodec", "init_args": {"bits": 4}}, "every": 4}
+    student = {**STUDENT, "init_args": {**STUDENT["init_args"], "ema": 0.8, "quantise": quantise}}
+    cascade = {"stages": {"student": student}, "gate": LENIENT}
+    status, whole = compress(cascade, name="whole")
+    assert status == 0
+    step, seen = Distillation.training_step, []
+
+    def crash(self: Distillation, batch: Any, batch_idx: int) -> Any:
+        seen.append(self.global_step)
+        if len(seen) == 8:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Distillation, "training_step", crash)
+    assert compress(cascade, name="crashed")[0] == 1
+    status, folder = compress(cascade, name="crashed")
+    assert (status, seen[8]) == (0, 5)  # between two times that the codec is asked
+    assert sha256_folder(folder / "artifact") == sha256_folder(whole / "artifact")
+
+
 def test_a_rejected_student_leaves_the_network_as_it_was(compress: Run) -> None:
     untrained = {**STUDENT, "init_args": {**STUDENT["init_args"], "start": "fresh", "steps": 0}}
     strict = {"stage_retention": [0.9], "cumulative": 0.9}
@@ -107,21 +128,31 @@ def test_a_rejected_student_leaves_the_network_as_it_was(compress: Run) -> None:
                 "rate_weight": 0.01,
             }
         },
+        {"losses": {"weights": {"hidden": 1.0, "attentions": 1.0}}},
+        {"losses": {"weights": {"labels": 1.0}}},
         {"top_logits": 0, "teacher": "previous", "layers_by": "influence", "grokfast": {"lamb": 1.0}},
     ],
-    ids=["inner states", "labels and average", "quantised", "live teacher"],
+    ids=[
+        "inner states",
+        "labels and average",
+        "quantised",
+        "equal widths and maps",
+        "labels alone",
+        "live teacher",
+    ],
 )
 def test_ways_to_distil(compress: Run, changed: dict[str, Any]) -> None:
     stage = {**STUDENT, "init_args": {**STUDENT["init_args"], "steps": 8, **changed}}
     status, folder = compress({"stages": {"student": stage}, "gate": LENIENT})
     assert status == 0
+    assert not (folder / "stages/student/try-1/scratch").exists()
     (attempt,) = read_record(folder)["stages"][0]["tries"]
     assert attempt["structure"]["loss_last"] < attempt["structure"]["loss_first"]
 
 
 @pytest.fixture
 def compress_encoder(tiny_encoder: Path, rated_sentences: Path, tmp_path: Path) -> Run:
-    def run(stages: dict[str, Any], **model: Any) -> tuple[int, Path]:
+    def run(stages: dict[str, Any], name: str = "run", **model: Any) -> tuple[int, Path]:
         data = {"train": "train.jsonl", "test": "test.jsonl", "evaluation_split": "test", "batch_size": 8}
         content = {
             "model": {
@@ -144,8 +175,8 @@ def compress_encoder(tiny_encoder: Path, rated_sentences: Path, tmp_path: Path) 
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(content, sort_keys=False))
         return main(
-            ["compress", "--config", str(recipe), "--output_dir", str(tmp_path / "run")]
-        ), tmp_path / "run"
+            ["compress", "--config", str(recipe), "--output_dir", str(tmp_path / name)]
+        ), tmp_path / name
 
     return run
 
@@ -179,11 +210,46 @@ def test_vectors_of_another_space_have_no_fidelity(
     assert "give the model measures: [spearman]" in capsys.readouterr().err
 
 
+def test_a_teacher_of_other_tokens_is_refused(
+    compress_encoder: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocabulary = {
+        "class_path": "callbacks.stages.VocabularyStage",
+        "init_args": {"size": 20, "min_count": 1000},
+    }
+    student = {
+        **STUDENT,
+        "init_args": {"shape": {"layers": 1}, "losses": {"weights": {"vectors": 1.0}}, "steps": 2},
+    }
+    assert compress_encoder({"vocabulary": vocabulary, "student": student})[0] == 1
+    error = capsys.readouterr().err
+    assert "of the 20 tokens mean others; give teacher: previous" in error
+    assert (
+        compress_encoder({"vocabulary": vocabulary, "static": STATIC}, "static", measures=["spearman"])[0]
+        == 1
+    )
+    assert "let this stage come before those that change them" in capsys.readouterr().err
+
+
+def test_vectors_of_a_narrower_student_are_refused(
+    compress_encoder: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"hidden_size": 16, "heads": 1}
+    student = {**STUDENT, "init_args": {"shape": shape, "losses": {"weights": {"contrastive": 1.0}}}}
+    assert compress_encoder({"student": student}, measures=["spearman"])[0] == 1
+    assert "contrastive need the teacher's 32 dimensions, the student has 16" in capsys.readouterr().err
+
+
 def test_an_encoder_keeps_the_tokens_of_its_text(compress_encoder: Run) -> None:
     vocabulary = {"class_path": "callbacks.stages.VocabularyStage", "init_args": {"size": 25, "min_count": 1}}
     student = {
         **STUDENT,
-        "init_args": {"shape": {"layers": 1}, "losses": {"weights": {"vectors": 1.0}}, "steps": 9},
+        "init_args": {
+            "shape": {"layers": 1},
+            "losses": {"weights": {"vectors": 1.0}},
+            "teacher": "previous",
+            "steps": 9,
+        },
     }
     status, folder = compress_encoder({"vocabulary": vocabulary, "student": student})
     assert status == 0

@@ -54,9 +54,9 @@ def test_the_codec_is_asked_when_it_is_time() -> None:
         errors.append((quantised(INPUTS) - original(INPUTS)).detach().clone())
         with torch.no_grad():
             original[0].weight.mul_(1.0 + 0.3 * step)
-    held = [quantised._errors["0.weight"]]
+    held = [quantised.errors["0.weight"]]
     quantised.ask(6)
-    assert quantised._errors["0.weight"] is held[0]  # asked at 2 and 5, not at 6
+    assert quantised.errors["0.weight"] is held[0]  # asked at 2 and 5, not at 6
     assert errors[0].abs().max() > 0
 
 
