@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from fulgurite.codecs import Codec, EcqCodec, Float16Codec, HyperCodec, SeedLMCodec, UniformCodec, VptqCodec
+from fulgurite.codecs import (
+    ClusterCodec,
+    Codec,
+    EcqCodec,
+    Float16Codec,
+    HyperCodec,
+    SeedLMCodec,
+    UniformCodec,
+    VptqCodec,
+)
 
 CONTRACT_CASES: dict[str, Codec] = {
+    "cluster": ClusterCodec(clusters=20),
     "ecq2": EcqCodec(),
     "ecq3-scalar": EcqCodec(rate=3, states=1),
     "ecq4-8states-rotated": EcqCodec(rate=4, states=8, rotate="inputs"),

@@ -75,6 +75,10 @@ SETTINGS: dict[str, list[tuple[str, str, dict[str, Any], int | None]]] = {
         ("vptq, fours", "fours, 16 codewords", {"vector_length": 4, "codebook_size": 16}, None),
         ("vptq, fours", "fours, 256 codewords", {"vector_length": 4, "codebook_size": 256}, None),
     ],
+    "cluster": [
+        ("cluster", "64 learned rows", {"clusters": 64}, None),
+        ("cluster", "512 learned rows", {"clusters": 512}, None),
+    ],
     "hyper": [
         ("hyper ergodic", "64 points a pair, 1 class", {"num_points": 64, "num_classes": 1}, None),
         ("hyper ergodic", "400 points a pair, 1 class", {"num_points": 400, "num_classes": 1}, None),
@@ -127,6 +131,10 @@ ABOUT = {
         "A trellis quantiser whose output is entropy-coded, at any real rate "
         "([Fischer and Wang 1992](https://doi.org/10.1109/18.119687); steps and feedback as "
         "[WaterSIC 2026](https://arxiv.org/abs/2603.04956) has them). Here without a hessian, as pure coding."
+    ),
+    "cluster": (
+        "Rows that are shared: for tables of token vectors, with the tokens' frequencies as weights. Weights of layers "
+        "have no rows alike, which shows here."
     ),
     "seedlm": (
         "Blocks of weights as a seed of a shift register and a few latents; no codebook is stored "

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from fulgurite.codecs.base import DTYPES, Codec, Encoded, as_matrix, nmse
+from fulgurite.codecs.cluster import ClusterCodec
 from fulgurite.codecs.ecq import EcqCodec
 from fulgurite.codecs.float16 import Float16Codec
 from fulgurite.codecs.hyper import HyperCodec
@@ -13,6 +14,7 @@ from fulgurite.codecs.vptq import VptqCodec
 CODECS: dict[str, type[Codec]] = {
     codec.name: codec
     for codec in (
+        ClusterCodec,
         EcqCodec,
         Float16Codec,
         HyperCodec,
@@ -37,6 +39,7 @@ def decode(encoded: Encoded) -> Tensor:
 __all__ = [
     "CODECS",
     "DTYPES",
+    "ClusterCodec",
     "Codec",
     "EcqCodec",
     "Encoded",

@@ -58,8 +58,8 @@ class LlmCompressor(Method):
     link = "https://github.com/vllm-project/llm-compressor"
     dtype = _HALF
 
-    def modifier(self, bits: int, group: int) -> Any:
-        """What is done to the network."""
+    def modifier(self, bits: int, group: int | None) -> Any:
+        """What is done to the network; without a group a scale serves a row."""
         from llmcompressor.modifiers.quantization import GPTQModifier
 
         return GPTQModifier(config_groups=_groups(bits, group, symmetric=bits >= 4), ignore=["lm_head"])
@@ -70,10 +70,14 @@ class LlmCompressor(Method):
         from llmcompressor import oneshot
 
         network = job.network.build(job.source, self.dtype)
+        group = job.settings["group_size"]
+        fits = all(
+            layer.in_features % group == 0 for layer in network.modules() if isinstance(layer, nn.Linear)
+        )
         items = [{key: value[0].tolist() for key, value in item.items()} for item in _items(job)]
         oneshot(
             model=network,
-            recipe=[self.modifier(job.settings["bits"], job.settings["group_size"])],
+            recipe=[self.modifier(job.settings["bits"], group if fits else None)],
             dataset=Dataset.from_list(items),
             processor=job.tokenizer(),
             num_calibration_samples=len(items),
@@ -94,7 +98,7 @@ class LlmCompressorAwq(LlmCompressor):
     dtype = torch.bfloat16  # in fp16 its search meets values that are not numbers
 
     @override
-    def modifier(self, bits: int, group: int) -> Any:
+    def modifier(self, bits: int, group: int | None) -> Any:
         from llmcompressor.modifiers.awq import AWQModifier
 
         if not torch.cuda.is_available():
@@ -181,10 +185,14 @@ def _items(job: Job) -> list[dict[str, torch.Tensor]]:
     return job.network.calibration(job.source, job.data)
 
 
-def _groups(bits: int, group: int, symmetric: bool) -> dict[str, Any]:
+def _groups(bits: int, group: int | None, symmetric: bool) -> dict[str, Any]:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     weights = QuantizationArgs(
-        num_bits=bits, type="int", symmetric=symmetric, strategy="group", group_size=group
+        num_bits=bits,
+        type="int",
+        symmetric=symmetric,
+        strategy="channel" if group is None else "group",
+        group_size=group,
     )
     return {"all": QuantizationScheme(targets=["Linear"], weights=weights)}
