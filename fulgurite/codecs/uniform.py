@@ -58,7 +58,6 @@ class UniformCodec(Codec):
 
     name: ClassVar[str] = "uniform"
     continuous: ClassVar[tuple[str, ...]] = ("step", "zero")
-    uses_hessian: ClassVar[bool] = True
     bits: int = 4
     group_size: int = 128
     symmetric: bool = False
@@ -71,6 +70,11 @@ class UniformCodec(Codec):
             raise ValueError(f"bits must be in [1, 8], got {self.bits}")
         if self.group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {self.group_size}")
+
+    @property
+    @override
+    def uses_hessian(self) -> bool:
+        return self.search or self.error_feedback
 
     @override
     def encode(

@@ -77,7 +77,6 @@ class VptqCodec(Codec):
         "outlier_codebook",
         "column_scale",
     )
-    uses_hessian: ClassVar[bool] = True
     vector_length: int = 4
     codebook_size: int = 256
     residual_codebook_size: int = 0
@@ -113,6 +112,11 @@ class VptqCodec(Codec):
         if self.share_above < 0 or self.iterations < 0 or self.damping < 0:
             values = (self.share_above, self.iterations, self.damping)
             raise ValueError(f"share_above, iterations and damping must not be negative, got {values}")
+
+    @property
+    @override
+    def uses_hessian(self) -> bool:
+        return True
 
     @override
     def encode(

@@ -1,12 +1,17 @@
 """The scripts behind the pages on extreme compression and on Grokfast: what they say follows from the numbers."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
+
+from fulgurite.artifact.writer import write_artifact
+from fulgurite.codecs import Float16Codec
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -23,9 +28,43 @@ def script(name: str) -> ModuleType:
 def test_rows_name_keys_that_their_recipes_have() -> None:
     for row in script("extreme_compression").ROWS:
         recipe = yaml.safe_load((SCRIPTS.parent / f"configs/recipes/{row.recipe}.yaml").read_text())
+        stages = row.keep or list(recipe["cascade"]["stages"])
+        assert set(stages) <= set(recipe["cascade"]["stages"]), row.name
         for key in (row.seed, *row.overrides):
-            _, _, stage, *_ = key.split(".")
-            assert stage in recipe["cascade"]["stages"], key
+            assert key == "seed_everything" or key.split(".")[2] in stages, (row.name, key)
+
+
+def test_a_point_is_what_the_runs_of_a_stage_have_in_common(tmp_path: Path) -> None:
+    study = script("extreme_compression")
+    folders = []
+    for seed, (size, value) in enumerate([(1000, 0.6), (1100, 0.7), (900, 0.8)]):
+        folder = tmp_path / f"run-{seed}"
+        measure = {
+            "name": "last_word",
+            "value": value,
+            "reference": 0.8,
+            "retention": value,
+            "raw_ratio": value / 0.8,
+        }
+        stages = [
+            {"name": name, "accepted": name != "lost", "tries": [attempt]}
+            for name, scale in (("first", 4), ("lost", 2), ("second", 1))
+            for attempt in [{"number": 1, "num_bytes": size * scale, "gate": {"per_measure": [measure]}}]
+        ]
+        weight = Float16Codec().encode(torch.ones(6, 4))
+        for stage in ("first", "second"):
+            write_artifact(folder / f"stages/{stage}/try-1/artifact", {"weight": weight}, model_class="Net")
+        record = {"stages": stages, "reference": {"num_bytes": 44_000}}
+        (folder / "record.json").write_text(json.dumps(record))
+        folders.append(folder)
+    row = study.ROWS[0]
+    (last,) = study.points(row, folders)
+    assert (last.what, last.seeds, last.weights, last.num_bytes, last.ratio) == (row.what, 3, 24, 1100, 40.0)
+    assert [point.num_bytes for point in study.points(row, folders, all_stages=True)] == [4400, 1100]
+    told = study.line(last, tmp_path, None)
+    assert told["last word"] == "70.0 ± 24.8 of 80.0: raw 87.5 ± 31.1 %, corrected 70.0 ± 24.8 %"
+    study.draw({"some": study.points(row, folders, all_stages=True)}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
 def test_an_interval_over_three_seeds_is_students() -> None:
