@@ -119,7 +119,7 @@ class AutoRound(Method):
         from auto_round import AutoRound as Rounding
 
         bits, group = job.settings["bits"], job.settings["group_size"]
-        items = [item["input_ids"] for item in _items(job)]
+        items = _equally_long([item["input_ids"] for item in _items(job)])
         rounding = Rounding(
             job.network.build(job.source, _HALF),
             job.tokenizer(),
@@ -183,6 +183,15 @@ class Aqlm(_Published):
 
 def _items(job: Job) -> list[dict[str, torch.Tensor]]:
     return job.network.calibration(job.source, job.data)
+
+
+def _equally_long(items: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same tokens in rows ``[1, t]`` of one length: auto-round stacks them."""
+    length = max(item.shape[1] for item in items)
+    if all(item.shape[1] == length for item in items):
+        return items
+    tokens = torch.cat(items, dim=1)
+    return list(tokens[:, : tokens.shape[1] // length * length].reshape(-1, 1, length))
 
 
 def _groups(bits: int, group: int | None, symmetric: bool) -> dict[str, Any]:
