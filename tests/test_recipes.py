@@ -114,8 +114,8 @@ def test_a_later_file_and_a_flag_override_single_keys(parse: Parse, tmp_path: Pa
 def test_the_stages_of_a_later_file_take_the_place_of_earlier_ones(parse: Parse) -> None:
     recipe, preset = CONFIGS / "recipes" / "quickstart.yaml", CONFIGS / "cascade" / "quality.yaml"
     cascade = cascade_of(parse("compress", "--config", str(recipe), "--config", str(preset)))
-    assert list(cascade.stages) == ["uniform6", "uniform4"]
-    assert cascade.gate.stage_retention == (0.99, 0.99)
+    assert list(cascade.stages) == ["ecq6", "ecq5", "ecq4"]
+    assert cascade.gate.stage_retention == (0.99, 0.99, 0.99)
 
 
 def test_print_config_prints_what_a_run_would_use(capsys: pytest.CaptureFixture[str]) -> None:
