@@ -60,7 +60,8 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any
         StorageError: If the file was cut short, altered, or written by something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a file that it cannot read open
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(str(arrays.pop(_HEADER)))
     except FileNotFoundError:
