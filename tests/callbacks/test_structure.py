@@ -1,6 +1,9 @@
 """Stages that make another network: what comes out loads alone, and later stages code it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +80,17 @@ def test_a_crash_in_distillation_changes_no_byte(
     count = len(seen)
     assert compress(cascade, name="crashed")[0] == 0
     assert len(seen) == count
+
+
+def test_two_ranks_go_on_with_the_student_of_one(distilled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    command = [sys.executable, "-m", "fulgurite.cli.main", "compress"]
+    command += ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(folder)]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    environment = {key: value for key, value in os.environ.items() if key != "FULGURITE_OUTPUT_DIR"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sha256_folder(folder / "artifact") == sha256_folder(distilled / "artifact")
 
 
 def test_an_average_and_a_slow_codec_survive_a_crash(compress: Run, monkeypatch: pytest.MonkeyPatch) -> None:
