@@ -93,7 +93,7 @@ ROWS = [
     ),
     Row("stacked-all", "stacked_int8_vocab_distill", _STUDENT, "stacked, as the recipe stands"),
     Row("lm-quantised", "lm_quantised", _SEED, "all weights, fewer bits"),
-    Row("lm-280x", "lm_280x", _STUDENT, "1,024 tokens, 345,000 weights"),
+    Row("lm-280x", "lm_280x", _STUDENT, "a student of 533,000 weights"),
 ]
 
 
@@ -323,7 +323,7 @@ SECTIONS = {
     "lm": (
         "Language model",
         "`books6m` (24.7 MB) by `configs/recipes/lm_quantised.yaml` (all its weights, ever fewer bits) and "
-        "`configs/recipes/lm_280x.yaml` (fewer tokens, then a student, then bits), each size of them a line. Scores: "
+        "`configs/recipes/lm_280x.yaml` (a student, then bits), each size of them a line. Scores: "
         "bits per byte and next words on 256 spans of books that nothing was trained on, and 500 choices of a "
         "sentence's last word among four.",
     ),
