@@ -337,7 +337,11 @@ class CascadeRun:
         self, stage: Stage, ladders: Mapping[str, Sequence[Codec]], level: Level, folder: Path
     ) -> Metrics:
         """The metrics of the weights whose codecs use one; rank 0 gathers them."""
-        wanted = [name for name, ladder in ladders.items() if any(codec.uses_hessian for codec in ladder)]
+        wanted = [
+            name
+            for name, ladder in ladders.items()
+            if stage.allocate is not None or any(codec.uses_hessian for codec in ladder)
+        ]
         if stage.metric == "identity" or not wanted:
             return Metrics(None)
         path = folder / METRICS_NAME

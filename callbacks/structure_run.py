@@ -55,6 +55,8 @@ def build_network(
             )
             facts = stage.build(work, folder / NETWORK_NAME)
         write_file(built, json.dumps(dict(facts), indent=1).encode())
-        shutil.rmtree(scratch)
+    shutil.rmtree(
+        folder / _SCRATCH_NAME, ignore_errors=True
+    )  # of no use any more; an earlier start may have left it
     found: dict[str, Any] = json.loads(built.read_text())
     return found

@@ -96,6 +96,7 @@ class Distillation(LightningModule):
         steps: Length of the schedule: a linear rise, then half a cosine.
         warmup_share: Share of the rise.
         quantise: A codec that the student is trained for.
+        seed: Of the projections of hidden states.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Distillation(LightningModule):
         steps: int = 1000,
         warmup_share: float = 0.05,
         quantise: Quantise | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.student = student
@@ -119,7 +121,10 @@ class Distillation(LightningModule):
             ours, theirs = (_width(network) for network in (student, teacher))
             count = _depth(student) + 1
             if ours != theirs:
-                self.projections = nn.ModuleList(nn.Linear(ours, theirs, bias=False) for _ in range(count))
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    made = [nn.Linear(ours, theirs, bias=False) for _ in range(count)]
+                self.projections = nn.ModuleList(made)
         self._watch = watch
         self._losses = losses
         self._teacher = _Held(teacher)
@@ -157,10 +162,11 @@ class Distillation(LightningModule):
         quantised = None if self._quantised is None else self._quantised.held
         if quantised is not None:
             quantised.ask_now()
-        found = sum(float(self.total(batch)) for batch in batches) / len(batches)
+        sizes = [len(batch["inputs"]["input_ids"]) for batch in batches]
+        losses = [float(self.total(batch)) for batch in batches]
         if quantised is not None:
-            quantised.errors = {}
-        return found
+            quantised.take({})
+        return sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
 
     def _loss(self, name: str, ours: Outputs, theirs: Outputs, tokens: Tensor) -> Tensor:
         if name == "logits" and theirs.top is not None:
@@ -212,7 +218,7 @@ class Distillation(LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._quantised is not None:
-            self._quantised.held.errors = checkpoint["quantised_errors"]
+            self._quantised.held.take(checkpoint["quantised_errors"])
 
     @override
     def configure_optimizers(self) -> Any:

@@ -81,16 +81,25 @@ class Quantised(nn.Module):
             )
         self.errors: dict[str, Tensor] = {}
         """What the codec last did to each matrix; part of a training's state where it is asked every few steps."""
+        self._asked = -1
 
     @property
     def config(self) -> Any:
         """The network's."""
         return self.network.config
 
+    def take(self, errors: Mapping[str, Tensor]) -> None:
+        """Go on with the errors of an earlier start."""
+        self.errors = {name: error.to(self.network.get_parameter(name)) for name, error in errors.items()}
+        self._asked = -1
+
     @torch.no_grad()
     def ask(self, step: int) -> None:
         """Ask the codec, if it is time."""
         settings = self.settings
+        if step == self._asked:
+            return  # for another batch of the same step
+        self._asked = step
         if step < settings.start:
             self.errors = {}
         elif not self.errors or (step - settings.start) % settings.every == 0:

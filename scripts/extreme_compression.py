@@ -55,8 +55,8 @@ class Row:
 
 _STATIC, _STUDENT = "cascade.stages.static.init_args.seed", "cascade.stages.student.init_args.seed"
 _BUDGET = "cascade.stages.ecq.allocate.budget"
-_SEED = "seed_everything"  # of a recipe without chance: one run is all there is
-_ALONE = "cascade.stages.student.init_args"
+_SEED = "seed_everything"  # where only the order of refinement's windows is left to chance: one run
+_STUDENT_KEYS = "cascade.stages.student.init_args"
 
 ROWS = [
     Row("minilm-1mb", "minilm_280x", _STATIC, "MiniLM, static, 1 MB", {_BUDGET: "1MB"}),
@@ -70,12 +70,12 @@ ROWS = [
         _STUDENT,
         "distillation alone: 3 layers, width 160",
         {
-            f"{_ALONE}.shape.layers": "3",
-            f"{_ALONE}.shape.hidden_size": "160",
-            f"{_ALONE}.shape.heads": "5",
-            f"{_ALONE}.shape.intermediate_size": "640",
-            f"{_ALONE}.losses.weights": "{similarity: 1.0}",
-            f"{_ALONE}.min_retention": "0.5",
+            f"{_STUDENT_KEYS}.shape.layers": "3",
+            f"{_STUDENT_KEYS}.shape.hidden_size": "160",
+            f"{_STUDENT_KEYS}.shape.heads": "5",
+            f"{_STUDENT_KEYS}.shape.intermediate_size": "640",
+            f"{_STUDENT_KEYS}.losses.weights": "{similarity: 1.0}",
+            f"{_STUDENT_KEYS}.min_retention": "0.5",
         },
         keep=["student"],
     ),
@@ -101,15 +101,16 @@ def run(row: Row, seed: int, data: Path, runs: Path, threads: int) -> Path:
     """Run a row's recipe where it has not ended yet; its folder."""
     folder = runs / f"{row.name}-{seed}"
     record = folder / "record.json"
-    if record.exists() and json.loads(record.read_text())["finished"]:
-        return folder
     recipe = runs / f"{row.name}-{seed}.yaml"
+    known = recipe.read_text() if recipe.exists() else ""
     runs.mkdir(parents=True, exist_ok=True)
     text = (REPOSITORY / "configs/recipes" / f"{row.recipe}.yaml").read_text()
     content = yaml.safe_load(text.replace(DATA_IN_RECIPES, str(data.resolve())))
     stages = content["cascade"]["stages"]
     content["cascade"]["stages"] = {name: stages[name] for name in row.keep or stages}
     recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+    if known == recipe.read_text() and record.exists() and json.loads(record.read_text())["finished"]:
+        return folder  # of another recipe the command itself refuses to go on
     flags = {row.seed: seed, "cascade.threads": threads, **row.overrides}
     command = [
         str(Path(sys.executable).with_name("fulgurite")),
@@ -188,28 +189,32 @@ class Point:
 
 
 def points(row: Row, folders: Sequence[Path], *, all_stages: bool = False) -> list[Point]:
-    """What a row's runs have come to: the last accepted stage of each, or every accepted one."""
-    found: dict[str, list[tuple[Path, Mapping[str, Any], float]]] = {}
+    """What a row's runs have come to: the last stage of each, or every one; also what the gate has turned down."""
+    found: dict[str, list[tuple[Path, Mapping[str, Any], Mapping[str, Any]]]] = {}
     for folder in folders:
         record = json.loads((folder / "record.json").read_text())
-        accepted = [stage for stage in record["stages"] if stage["accepted"]]
-        for stage in accepted if all_stages else accepted[-1:]:
-            attempt = stage["tries"][-1]
-            place = folder / f"stages/{stage['name']}/try-{attempt['number']}/artifact"
-            found.setdefault(stage["name"], []).append((place, attempt, record["reference"]["num_bytes"]))
+        for stage in record["stages"] if all_stages else record["stages"][-1:]:
+            place = folder / f"stages/{stage['name']}/try-{stage['tries'][-1]['number']}/artifact"
+            found.setdefault(stage["name"], []).append((place, stage, record))
     made = []
     for name, runs in found.items():
         measures: dict[str, list[Mapping[str, Any]]] = {}
-        for _, attempt, _ in runs:
+        tries = [stage["tries"][-1] for _, stage, _ in runs]
+        for attempt in tries:
             for measure in attempt["gate"]["per_measure"]:
                 measures.setdefault(measure["name"], []).append(measure)
+        turned_down = sum(not stage["accepted"] for _, stage, _ in runs)
         made.append(
             Point(
-                f"{row.what}: {name}" if all_stages else row.what,
+                (f"{row.what}: {name}" if all_stages else row.what)
+                + (f" (turned down by the gate in {turned_down} of {len(runs)})" if turned_down else ""),
                 len(runs),
                 count_weights(runs[0][0]),
-                max(attempt["num_bytes"] for _, attempt, _ in runs),
-                min(reference / attempt["num_bytes"] for _, attempt, reference in runs),
+                max(attempt["num_bytes"] for attempt in tries),
+                min(
+                    record["reference"]["num_bytes"] / stage["tries"][-1]["num_bytes"]
+                    for _, stage, record in runs
+                ),
                 measures,
                 [place for place, _, _ in runs],
             )
@@ -265,10 +270,9 @@ def draw(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
             ]
             axes.plot([point.ratio for point in found], kept, marker="o", label=label)
         axes.set_xscale("log", base=2)
-        axes.axhline(84, color="grey", linewidth=0.8, linestyle=":")
         axes.set_xlabel("times smaller than fp32")
         axes.set_ylabel(f"{name.replace('_', ' ')}: % retained above chance")
-        axes.set_ylim(0, 105)
+        axes.set_ylim(top=105)
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     figure.savefig(path, dpi=110)

@@ -104,6 +104,10 @@ class DistillStage(StructuralStage):
             top_logits=(top_logits, 0),
             checkpoint_every=(checkpoint_every, 1),
         )
+        if batch_size < 2 and {"similarity", "contrastive"} & set(losses.used):
+            raise ValueError(
+                f"batch_size must be at least 2 to compare the texts of a batch, got {batch_size}"
+            )
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         if not 0 <= ema < 1:
@@ -148,7 +152,7 @@ class DistillStage(StructuralStage):
     @override
     def build(self, work: Work, target: Path) -> Mapping[str, Any]:
         module: Any = work.subject
-        if self.teacher == "reference":
+        if self.teacher == "reference" and not self._alone:
             check_tokens(work, "give teacher: previous")
         teacher: Any = (work.reference if self.teacher == "reference" else work.subject).network
         self._check_width(module.network, teacher)
@@ -165,6 +169,11 @@ class DistillStage(StructuralStage):
             "weights": sum(weight.numel() for weight in student.parameters()),
             **losses,
         }
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the student learns from the text only, and the teacher has nothing to say."""
+        return set(self.losses.used) == {"labels"}
 
     def _check_width(self, network: Any, teacher: Any) -> None:
         """Raise where vectors could not be compared, before anything is trained."""
@@ -207,13 +216,12 @@ class DistillStage(StructuralStage):
     def _train(self, work: Work, student: Any, teacher: Any, rows: Tensor) -> dict[str, float]:
         """Train in place; the loss on held-out windows before and after."""
         module: Any = work.subject
-        alone = set(self.losses.used) == {"labels"}
-        cache = None if alone else self._teach(work, teacher, rows)
+        cache = None if self._alone else self._teach(work, teacher, rows)
 
         def batch(chosen: Tensor) -> dict[str, Any]:
             inputs = {name: part.to(work.device) for name, part in module.as_batch(rows[chosen]).items()}
             made: dict[str, Any] = {"inputs": inputs}
-            if alone:
+            if self._alone:
                 made["target"] = Outputs(torch.ones_like(inputs["input_ids"]))
             elif cache is not None:
                 kept = {name: part.to(work.device) for name, part in cache.at(chosen).items()}
@@ -224,11 +232,12 @@ class DistillStage(StructuralStage):
             student,
             module.watch,
             self.losses,
-            teacher=None if alone or cache is not None else teacher,
+            teacher=None if self._alone or cache is not None else teacher,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             steps=max(1, self.steps),
             quantise=self.quantise,
+            seed=self.seed,
         ).to(work.device)
         fit = StudentFit(
             self.steps,

@@ -51,7 +51,7 @@ def quiet_fit(
         precision: Lightning's, such as ``bf16-mixed``; full by default.
         callbacks: Copied: what they remember belongs to this fit.
         progress: Called with the step and its loss.
-        check: Called after each batch; what it raises ends the fit.
+        check: Called after each step but the last; what it raises ends the fit.
     """
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -90,24 +90,23 @@ class _KeepCheckpoint(Callback):
         self._path = path
         self._every = every
         self._check = check
-        self._saved = 0
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step >= trainer.max_steps:
+            return  # within a step its gradients would be lost; after the last one others have yet to end their work
         try:
             if self._check is not None:
                 self._check()
         except Exception:
             self._save(trainer)
             raise
-        due = trainer.global_step % self._every == 0 and trainer.global_step != self._saved
-        if due and trainer.global_step < trainer.max_steps:
+        if trainer.global_step % self._every == 0:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        self._saved = trainer.global_step  # several batches may make one step
         fresh = self._path.with_suffix(".new")
         trainer.save_checkpoint(fresh)
         fresh.replace(self._path)

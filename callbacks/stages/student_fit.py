@@ -59,7 +59,12 @@ class StudentFit:
 
         Returns:
             ``loss_first`` and ``loss_last`` on the held-out windows.
+
+        Raises:
+            ValueError: If there are fewer than two windows.
         """
+        if count < 2:
+            raise ValueError(f"a student needs at least 2 windows of text, got {count}")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))[:, None]
         held_out = min(self.held_out, count // 2)
         judged = [batch(some[:, 0]) for some in torch.split(order[:held_out], self.batch_size)]
@@ -74,8 +79,9 @@ class StudentFit:
                 first_step=steps_done(checkpoint) * self.accumulate,
                 seed=self.seed,
             )
+            # in eval mode, without dropout: the teacher's answers are no labels to overfit, and a step that knows no
+            # chance is the same after a kill
             training.student.requires_grad_(True)
-            training.train()
             quiet_fit(
                 training,
                 batches.loader(),

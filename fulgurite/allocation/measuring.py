@@ -68,6 +68,8 @@ def measure(
     Raises:
         ValueError: If the weight is not finite, or a metric does not fit it.
     """
+    if not all(codec.rows_alike for codec in codecs):
+        most = weight.numel()
     sample = _Sample(weight, metric, most)
     fixed: dict[str, int] = {}
     candidates, decoded = [], []

@@ -90,6 +90,9 @@ class Codec(ABC):
     continuous: ClassVar[tuple[str, ...]] = ()
     """Names of the float parts that refinement may train."""
 
+    rows_alike: ClassVar[bool] = True
+    """Whether what some rows of a weight take and lose tells what all do; curves are measured on some then."""
+
     one_thread: ClassVar[bool] = False
     """Whether ``encode`` keeps to one thread on a CPU, so that several weights are best encoded side by side."""
 

@@ -4,7 +4,7 @@ r"""Clustered rows: many rows of a table are one learned row.
                                                              \--> means of the rows themselves -> codebook
 
 For tables of token vectors, whose rare tokens need no row of their own: the tokenizer stays as it is, and the table
-takes ``16 * clusters / rows + log2(clusters) / columns`` bits per weight at most.
+takes ``16 * clusters / rows + ceil(log2(clusters)) / columns`` bits per weight at most.
 
 References: Suzuki and Nagata, "Learning Compact Neural Word Embeddings by Parameter Space Sharing", IJCAI 2016, share
 parts of rows; Lloyd, "Least squares quantization in PCM", IEEE Trans. Inf. Theory 1982.
@@ -14,7 +14,6 @@ occur. Refinement trains the shared rows. From the second: the rows that count m
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -30,7 +29,7 @@ from fulgurite.coding import decode_symbols, encode_symbols, pack_bits, unpack_b
 _CELLS = 1 << 22  # distances at a time
 _NEAREST = 2  # of the rounded distances, looked at exactly
 _DAMPING = 0.01  # of the mean diagonal, as elsewhere
-_TOP = 1 << 14  # clusters
+_TOP = 1 << 14  # clusters; a retry goes no further
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class ClusterCodec(Codec):
 
     name: ClassVar[str] = "cluster"
     continuous: ClassVar[tuple[str, ...]] = ("codebook",)
+    rows_alike: ClassVar[bool] = False
     clusters: int = 4096
     iterations: int = 12
 
@@ -93,8 +93,12 @@ class ClusterCodec(Codec):
     @override
     @classmethod
     def decode(cls, encoded: Encoded) -> Tensor:
-        codebook = encoded.tensors["codebook"].float()
-        return restore(codebook[_codes(encoded)], encoded)
+        codebook, codes = encoded.tensors["codebook"].float(), _codes(encoded)
+        if int(codes.max()) >= len(codebook):
+            raise ValueError(
+                f"codes must be below the codebook's {len(codebook)} rows, got {int(codes.max())}"
+            )
+        return restore(codebook[codes], encoded)
 
     @override
     def candidates(self) -> tuple[Codec, ...]:
@@ -117,7 +121,8 @@ def _codes(encoded: Encoded) -> Tensor:
 
 
 def _width(size: int) -> int:
-    return max(1, math.ceil(math.log2(size)))
+    """Bits of a code."""
+    return max(1, (size - 1).bit_length())
 
 
 def _cluster(points: Tensor, counts: Tensor, size: int, iterations: int) -> Tensor:

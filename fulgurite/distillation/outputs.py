@@ -99,9 +99,9 @@ def observe(
 def attention_maps(networks: Iterable[Any]) -> Iterator[None]:
     """Have networks of transformers compute attention in the way that gives its maps; afterwards as before."""
     before = [(network, network.config._attn_implementation) for network in networks]
-    for network, _ in before:
-        network.set_attn_implementation("eager")
     try:
+        for network, _ in before:
+            network.set_attn_implementation("eager")
         yield
     finally:
         for network, implementation in before:

@@ -6,6 +6,7 @@ All get the same items of the training data.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from typing import Any
 
@@ -58,11 +59,13 @@ class LlmCompressor(Method):
     link = "https://github.com/vllm-project/llm-compressor"
     dtype = _HALF
 
-    def modifier(self, bits: int, group: int | None) -> Any:
-        """What is done to the network; without a group a scale serves a row."""
+    def modifier(self, network: nn.Module, bits: int, group: int) -> Any:
+        """What is done to the layers; those of another width than whole groups get a scale a row."""
         from llmcompressor.modifiers.quantization import GPTQModifier
 
-        return GPTQModifier(config_groups=_groups(bits, group, symmetric=bits >= 4), ignore=["lm_head"])
+        return GPTQModifier(
+            config_groups=_groups(network, bits, group, symmetric=bits >= 4), ignore=["lm_head"]
+        )
 
     @override
     def compress(self, job: Job) -> None:
@@ -70,14 +73,10 @@ class LlmCompressor(Method):
         from llmcompressor import oneshot
 
         network = job.network.build(job.source, self.dtype)
-        group = job.settings["group_size"]
-        fits = all(
-            layer.in_features % group == 0 for layer in network.modules() if isinstance(layer, nn.Linear)
-        )
         items = [{key: value[0].tolist() for key, value in item.items()} for item in _items(job)]
         oneshot(
             model=network,
-            recipe=[self.modifier(job.settings["bits"], group if fits else None)],
+            recipe=[self.modifier(network, job.settings["bits"], job.settings["group_size"])],
             dataset=Dataset.from_list(items),
             processor=job.tokenizer(),
             num_calibration_samples=len(items),
@@ -98,13 +97,13 @@ class LlmCompressorAwq(LlmCompressor):
     dtype = torch.bfloat16  # in fp16 its search meets values that are not numbers
 
     @override
-    def modifier(self, bits: int, group: int | None) -> Any:
+    def modifier(self, network: nn.Module, bits: int, group: int) -> Any:
         from llmcompressor.modifiers.awq import AWQModifier
 
         if not torch.cuda.is_available():
             # it pins its cache's memory whether or not there is an accelerator to pin it for
             torch.Tensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign, assignment]
-        return AWQModifier(config_groups=_groups(bits, group, symmetric=False), ignore=["lm_head"])
+        return AWQModifier(config_groups=_groups(network, bits, group, symmetric=False), ignore=["lm_head"])
 
 
 class AutoRound(Method):
@@ -186,7 +185,7 @@ def _items(job: Job) -> list[dict[str, torch.Tensor]]:
 
 
 def _equally_long(items: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The same tokens in rows ``[1, t]`` of one length: auto-round stacks them."""
+    """The tokens one after the other in rows ``[1, t]`` of one length, which auto-round stacks; without the rest."""
     length = max(item.shape[1] for item in items)
     if all(item.shape[1] == length for item in items):
         return items
@@ -194,14 +193,22 @@ def _equally_long(items: list[torch.Tensor]) -> list[torch.Tensor]:
     return list(tokens[:, : tokens.shape[1] // length * length].reshape(-1, 1, length))
 
 
-def _groups(bits: int, group: int | None, symmetric: bool) -> dict[str, Any]:
+def _groups(network: nn.Module, bits: int, group: int, symmetric: bool) -> dict[str, Any]:
+    """Groups of inputs for the layers that they fit, a scale a row for the others."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
-    weights = QuantizationArgs(
-        num_bits=bits,
-        type="int",
-        symmetric=symmetric,
-        strategy="channel" if group is None else "group",
-        group_size=group,
-    )
-    return {"all": QuantizationScheme(targets=["Linear"], weights=weights)}
+    linear = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    linear.pop("lm_head", None)
+    whole = [name for name, layer in linear.items() if layer.in_features % group == 0]
+    found = {}
+    for kind, names, size in (
+        ("group", whole, group),
+        ("channel", [name for name in linear if name not in whole], None),
+    ):
+        weights = QuantizationArgs(
+            num_bits=bits, type="int", symmetric=symmetric, strategy=kind, group_size=size
+        )
+        if names:
+            targets = [f"re:^{re.escape(name)}$" for name in names]
+            found[kind] = QuantizationScheme(targets=targets, weights=weights)
+    return found

@@ -41,7 +41,7 @@ the reason.
   peers and for us: what is more is luck.
 
 Calibration, where a method asks for it: the same {CALIBRATION} items of training data for all (windows of 256 tokens,
-sentences, images); ours as its recipe says.
+sentences, images); auto-round sees sentences one after the other. Ours as its recipe says.
 """
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,33 @@ def test_an_average_and_a_slow_codec_survive_a_crash(compress: Run, monkeypatch:
     status, folder = compress(cascade, name="crashed")
     assert (status, seen[8]) == (0, 5)  # between two times that the codec is asked
     assert sha256_folder(folder / "artifact") == sha256_folder(whole / "artifact")
+
+
+@pytest.mark.parametrize(
+    ("changed", "stop_at"),
+    [({"accumulate": 4}, 6), ({"ema": 0.5}, 8)],
+    ids=["within a step", "after the last step"],
+)
+def test_a_stop_anywhere_changes_no_byte(
+    compress: Run, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], stop_at: int
+) -> None:
+    student = {**STUDENT, "init_args": {**STUDENT["init_args"], "steps": 8, "batch_size": 4, **changed}}
+    cascade = {"stages": {"student": student}, "gate": LENIENT}
+    assert compress(cascade, name="whole")[0] == 0
+    step, seen = Distillation.training_step, []
+
+    def stop(self: Distillation, batch: Any, batch_idx: int) -> Any:
+        seen.append(self.global_step)
+        if len(seen) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C sends
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Distillation, "training_step", stop)
+    status, folder = compress(cascade, name="stopped")
+    assert status == 130
+    status, folder = compress(cascade, name="stopped")
+    assert status == 0
+    assert sha256_folder(folder / "artifact") == sha256_folder(folder.parent / "whole/artifact")
 
 
 def test_a_rejected_student_leaves_the_network_as_it_was(compress: Run) -> None:
@@ -252,6 +280,34 @@ def test_vectors_of_a_narrower_student_are_refused(
     student = {**STUDENT, "init_args": {"shape": shape, "losses": {"weights": {"contrastive": 1.0}}}}
     assert compress_encoder({"student": student}, measures=["spearman"])[0] == 1
     assert "contrastive need the teacher's 32 dimensions, the student has 16" in capsys.readouterr().err
+
+
+def test_a_crash_in_the_training_of_an_encoder_changes_no_byte(
+    compress_encoder: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # its configuration has dropout, and the projections of hidden states begin at random
+    settings = {
+        "shape": {"hidden_size": 16, "heads": 1},
+        "losses": {"weights": {"similarity": 1.0, "hidden": 1.0}},
+        "steps": 10,
+        "checkpoint_every": 4,
+    }
+    stages = {"student": {**STUDENT, "init_args": settings}}
+    status, whole = compress_encoder(stages, "whole", measures=["spearman"])
+    assert status == 0
+    step, seen = Distillation.training_step, []
+
+    def crash(self: Distillation, batch: Any, batch_idx: int) -> Any:
+        seen.append(self.global_step)
+        if len(seen) == 7:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Distillation, "training_step", crash)
+    assert compress_encoder(stages, "crashed", measures=["spearman"])[0] == 1
+    status, folder = compress_encoder(stages, "crashed", measures=["spearman"])
+    assert (status, seen[7]) == (0, 4)
+    assert sha256_folder(folder / "artifact") == sha256_folder(whole / "artifact")
 
 
 def test_an_encoder_keeps_the_tokens_of_its_text(compress_encoder: Run) -> None:

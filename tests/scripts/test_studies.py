@@ -25,7 +25,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_rows_name_keys_that_their_recipes_have() -> None:
+def test_rows_name_stages_that_their_recipes_have() -> None:
     for row in script("extreme_compression").ROWS:
         recipe = yaml.safe_load((SCRIPTS.parent / f"configs/recipes/{row.recipe}.yaml").read_text())
         stages = row.keep or list(recipe["cascade"]["stages"])
@@ -52,7 +52,7 @@ def test_a_point_is_what_the_runs_of_a_stage_have_in_common(tmp_path: Path) -> N
             for attempt in [{"number": 1, "num_bytes": size * scale, "gate": {"per_measure": [measure]}}]
         ]
         weight = Float16Codec().encode(torch.ones(6, 4))
-        for stage in ("first", "second"):
+        for stage in ("first", "lost", "second"):
             write_artifact(folder / f"stages/{stage}/try-1/artifact", {"weight": weight}, model_class="Net")
         record = {"stages": stages, "reference": {"num_bytes": 44_000}}
         (folder / "record.json").write_text(json.dumps(record))
@@ -60,7 +60,9 @@ def test_a_point_is_what_the_runs_of_a_stage_have_in_common(tmp_path: Path) -> N
     row = study.ROWS[0]
     (last,) = study.points(row, folders)
     assert (last.what, last.seeds, last.weights, last.num_bytes, last.ratio) == (row.what, 3, 24, 1100, 40.0)
-    assert [point.num_bytes for point in study.points(row, folders, all_stages=True)] == [4400, 1100]
+    every = study.points(row, folders, all_stages=True)
+    assert [point.num_bytes for point in every] == [4400, 2200, 1100]
+    assert [point.what.partition("(")[2] for point in every] == ["", "turned down by the gate in 3 of 3)", ""]
     told = study.line(last, tmp_path, None)
     assert told["last word"] == "70.0 ± 24.8 of 80.0: raw 87.5 ± 31.1 %, corrected 70.0 ± 24.8 %"
     study.draw({"some": study.points(row, folders, all_stages=True)}, tmp_path / "plot.png")
