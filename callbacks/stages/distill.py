@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from callbacks.grokfast import Grokfast
 from callbacks.stages.stage import describe
-from callbacks.stages.structure import StructuralStage, Work, check_tokens, weights_digest
+from callbacks.stages.structure import StructuralStage, Work, check_tokens, rows_for, weights_digest
 from callbacks.stages.student_fit import StudentFit
 from fulgurite.distillation import Outputs, TeacherCache, TopLogits, attention_maps
 from fulgurite.students import (
@@ -35,6 +35,9 @@ from lightning_modules.distillation import Distillation, Losses
 from lightning_modules.quantised import Quantise
 
 _IMPORTANCE_BATCHES = 8
+_OF_TEXTS = {"vectors", "similarity", "contrastive"}
+"""Losses between one vector a text each: student and teacher may cut it into other tokens."""
+
 _CACHED = {"logits", "labels", "vectors", "similarity", "contrastive"}
 """Losses that need nothing of the teacher but what a cache keeps."""
 
@@ -152,10 +155,10 @@ class DistillStage(StructuralStage):
     @override
     def build(self, work: Work, target: Path) -> Mapping[str, Any]:
         module: Any = work.subject
-        if self.teacher == "reference" and not self._alone:
-            check_tokens(work, "give teacher: previous")
-        teacher: Any = (work.reference if self.teacher == "reference" else work.subject).network
-        self._check_width(module.network, teacher)
+        teacher: Any = work.reference if self.teacher == "reference" else work.subject
+        if not (self._alone or set(self.losses.used) <= _OF_TEXTS):
+            check_tokens(teacher, module, "give teacher: previous, or losses of whole texts")
+        self._check_width(module.network, teacher.network)
         beginning = work.folder / "start"
         if not beginning.exists():
             module.save_as(beginning, self._beginning(work))
@@ -214,7 +217,14 @@ class DistillStage(StructuralStage):
         return inherit(network, self.shape, importance)
 
     def _train(self, work: Work, student: Any, teacher: Any, rows: Tensor) -> dict[str, float]:
-        """Train in place; the loss on held-out windows before and after."""
+        """Train in place; the loss on held-out windows before and after.
+
+        Args:
+            work: As ``build`` has it.
+            student: The network.
+            teacher: The module with the teacher's.
+            rows: Of tokens, as the student reads them.
+        """
         module: Any = work.subject
         cache = None if self._alone else self._teach(work, teacher, rows)
 
@@ -232,7 +242,7 @@ class DistillStage(StructuralStage):
             student,
             module.watch,
             self.losses,
-            teacher=None if self._alone or cache is not None else teacher,
+            teacher=None if self._alone or cache is not None else teacher.network,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             steps=max(1, self.steps),
@@ -250,7 +260,7 @@ class DistillStage(StructuralStage):
             self.precision,
             self._callbacks(),
         )
-        maps = [student, teacher] if "attentions" in self.losses.used else []
+        maps = [student, teacher.network] if "attentions" in self.losses.used else []
         with attention_maps(maps):
             return fit.run(work, training, len(rows), batch)
 
@@ -262,17 +272,18 @@ class DistillStage(StructuralStage):
             found.append(EMAWeightAveraging(decay=self.ema))
         return found
 
-    def _teach(self, work: Work, teacher: nn.Module, rows: Tensor) -> TeacherCache | None:
+    def _teach(self, work: Work, teacher: Any, rows: Tensor) -> TeacherCache | None:
         """The teacher's outputs for all windows, or ``None`` where it has to run at each step."""
-        module: Any = work.subject
         used = set(self.losses.used)
         if not used <= _CACHED or (used & {"logits", "labels"} and not self.top_logits):
             return None
         asked = f"{self.top_logits} of {sorted(self.losses.wanted)} at {self.losses.temperature}"
-        cache = TeacherCache.within(work.cache, f"{weights_digest(teacher)} {asked}", rows)
+        if used <= _OF_TEXTS:
+            rows = rows_for(teacher, work, self.windows)
+        cache = TeacherCache.within(work.cache, f"{weights_digest(teacher.network)} {asked}", rows)
 
         def ask(some: Tensor) -> dict[str, Tensor]:
-            found = module.watch(teacher, module.as_batch(some.to(work.device)), self.losses.wanted)
+            found = teacher.watch(teacher.network, teacher.as_batch(some.to(work.device)), self.losses.wanted)
             kept: dict[str, Tensor] = {}
             if found.logits is not None:
                 top = TopLogits.of(found.logits, self.top_logits, self.losses.temperature)

@@ -101,7 +101,7 @@ class StaticEncoderStage(StructuralStage):
     @override
     def build(self, work: Work, target: Path) -> Mapping[str, Any]:
         module: Any = work.reference
-        check_tokens(work, "let this stage come before those that change them")
+        check_tokens(module, work.subject, "let this stage come before those that change them")
         network = module.network
         width = int(network.config.hidden_size)
         if self.dimensions > width:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from callbacks.stages.stage import Stage
@@ -100,17 +100,39 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_tokens(work: Work, remedy: str) -> None:
+def rows_for(teacher: Any, work: Work, count: int) -> Tensor:
+    """The train texts as a teacher's own tokenizer cuts them, in the order that the student gets them in.
+
+    Args:
+        teacher: Its module.
+        work: With the texts.
+        count: As the student's ``refinement_windows``.
+    """
+    datamodule: Any = work.datamodule
+    known = getattr(teacher, "tokenizer", None), getattr(work.subject, "tokenizer", None)
+    if None in known or known[0] is known[1]:
+        rows: Tensor = teacher.refinement_windows(datamodule, count)
+        return rows
+    try:
+        datamodule.use_tokenizer(known[0])
+        rows = teacher.refinement_windows(datamodule, count)
+    finally:
+        datamodule.use_tokenizer(known[1])
+    return rows
+
+
+def check_tokens(teacher: Any, student: Any, remedy: str) -> None:
     """Raise unless the teacher knows the tokens that the data comes in.
 
     Args:
-        work: Its reference is the teacher.
+        teacher: Its module.
+        student: The module that the data is read for.
         remedy: What to do otherwise.
 
     Raises:
         ValueError: If an earlier stage has changed the tokenizer.
     """
-    ours, theirs = (getattr(module, "tokenizer", None) for module in (work.subject, work.reference))
+    theirs, ours = (getattr(module, "tokenizer", None) for module in (teacher, student))
     if ours is None or theirs is None or ours is theirs:
         return
     known = theirs.get_vocab()
@@ -118,6 +140,6 @@ def check_tokens(work: Work, remedy: str) -> None:
     differing = sum(known.get(token) != index for token, index in vocabulary.items())
     if differing:
         raise ValueError(
-            f"the teacher must read the student's tokens: to the network that the run began with {differing:,} of the "
-            f"{len(vocabulary):,} tokens mean others; {remedy}"
+            f"the teacher must read the student's tokens: to it {differing:,} of the {len(vocabulary):,} tokens mean "
+            f"others; {remedy}"
         )
