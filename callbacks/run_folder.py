@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,7 @@ _IGNORED_BELOW = {
     "data": ("cache_dir", "num_workers"),
 }
 
+_ORDER = "order of stages"
 _OURS = ("config.yaml", "metrics", "events.jsonl", "lightning_logs", "wandb", ".lock")
 
 
@@ -58,6 +59,9 @@ class RunFolder:
     def claim(self, recipe: Mapping[str, Any], fingerprint: str, *, restart: bool = False) -> bool:
         """Take the folder for a recipe, or go on with what the same recipe left there.
 
+        Stages that nothing has come of yet may be others than they were: a budget that could not be met is mended,
+        or a stage is added, and what is judged is not made again.
+
         Args:
             recipe: The resolved recipe.
             fingerprint: Of the reference's weights.
@@ -85,11 +89,18 @@ class RunFolder:
         clean_leftovers(self.path)
         wanted = {"recipe": _comparable(recipe), "reference": fingerprint}
         if self._state.exists():
-            self._compare(wanted)
+            changed = self._compare(wanted)
+            if changed is not None:
+                for stage in changed:
+                    shutil.rmtree(self.path / "stages" / stage, ignore_errors=True)
+                self._remember(recipe, wanted)
             return True
+        self._remember(recipe, wanted)
+        return False
+
+    def _remember(self, recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         write_file(self.path / "config.yaml", yaml.safe_dump(dict(recipe), sort_keys=False).encode())
         write_file(self._state, json.dumps(wanted, indent=1, sort_keys=True).encode())
-        return False
 
     def release(self) -> None:
         """Let another process work here."""
@@ -111,13 +122,15 @@ class RunFolder:
                 f"{self.path}: another process is working there; wait, or give another --output_dir"
             ) from error
 
-    def _compare(self, wanted: Mapping[str, Any]) -> None:
+    def _compare(self, wanted: Mapping[str, Any]) -> list[str] | None:
+        """The stages that have changed before anything came of them; ``None`` where the recipe is the same."""
         try:
             found = json.loads(self._state.read_text())
             recipe, reference = found["recipe"], found["reference"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self._state}: cannot be read ({error}); start anew with --restart") from error
-        differing = _differences(recipe, wanted["recipe"])
+        judged = [stage for stage in recipe[_ORDER] if any(self.path.glob(f"stages/{stage}/try-*/try.json"))]
+        differing = _differences(_with_stages(recipe, judged), _with_stages(wanted["recipe"], judged))
         if reference != wanted["reference"] and not differing:
             differing = ["the reference network's weights"]
         if differing:
@@ -125,6 +138,10 @@ class RunFolder:
                 f"{self.path} was made by another recipe ({'; '.join(differing[:3])}); "
                 "give another --output_dir, or --restart"
             )
+        if recipe == wanted["recipe"]:
+            return None
+        before, now = (some["cascade"]["stages"] for some in (recipe, wanted["recipe"]))
+        return [name for name in before if name not in judged and before[name] != now.get(name)]
 
     def _clear(self) -> None:
         for name in ("artifact", "stages", "plots", "metrics"):
@@ -175,7 +192,7 @@ class RunFolder:
 def _comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(recipe, default=str))
     kept = {key: value for key, value in kept.items() if key not in _IGNORED}
-    kept["order of stages"] = list((kept.get("cascade") or {}).get("stages") or {})
+    kept[_ORDER] = list((kept.get("cascade") or {}).get("stages") or {})
     for group, keys in _IGNORED_BELOW.items():
         for place in (kept.get(group), (kept.get(group) or {}).get("init_args")):
             for key in keys:
@@ -184,12 +201,21 @@ def _comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _with_stages(recipe: Mapping[str, Any], judged: Sequence[str]) -> dict[str, Any]:
+    """A comparable recipe without the stages after as many as are judged."""
+    order = recipe[_ORDER][: len(judged)]
+    cascade = dict(recipe.get("cascade") or {})
+    stages = cascade.get("stages") or {}
+    cascade["stages"] = {name: stages[name] for name in order}
+    return {**recipe, "cascade": cascade, _ORDER: order}
+
+
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """What differs, in words: ``cascade.stages.vptq.codec.codebook_size 256, now 512``."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             found
-            for key in sorted({*old, *new}, key=lambda key: (key == "order of stages", key))
+            for key in sorted({*old, *new}, key=lambda key: (key == _ORDER, key))
             for found in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         ]
     where = prefix.replace(".init_args", "")

@@ -120,6 +120,33 @@ def test_another_order_of_stages_is_another_recipe(
     assert "order of stages" in capsys.readouterr().err
 
 
+def test_what_nothing_has_come_of_may_be_changed(
+    compress: Compress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eight, allocated = (
+        EASY["stages"]["eight"],
+        {"codec": {"class_path": "UniformCodec"}, "min_retention": 0.1},
+    )
+    beyond = {**allocated, "allocate": {"budget": "1kB"}}
+    status, folder = compress({"stages": {"eight": eight, "small": beyond}})
+    assert status == 1
+    assert "a budget of 1,000 bytes cannot be met" in capsys.readouterr().err
+    judged = (folder / "stages/eight/try-1/try.json").stat().st_mtime_ns
+    mended = {"eight": eight, "small": {**allocated, "allocate": {"bits_per_weight": 6}}}
+    assert compress({"stages": mended})[0] == 0
+    assert [stage["accepted"] for stage in read_record(folder)["stages"]] == [True, True]
+    # a run that has ended takes a further stage
+    status, _ = compress({"stages": {**mended, "five": uniform(5, min_retention=0.1)}})
+    assert status == 0
+    assert [stage["name"] for stage in read_record(folder)["stages"]] == ["eight", "small", "five"]
+    assert (folder / "stages/eight/try-1/try.json").stat().st_mtime_ns == judged
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    assert list(kept["cascade"]["stages"]) == ["eight", "small", "five"]
+    # what is judged stays
+    assert compress({"stages": {"eight": eight, "five": uniform(5, min_retention=0.1)}})[0] == 1
+    assert "cascade.stages.small removed" in capsys.readouterr().err
+
+
 def test_restart_throws_away_what_is_there(compress: Compress) -> None:
     compress(EASY)
     status, folder = compress({"stages": {"five": uniform(5, min_retention=0.1)}}, "--restart")
