@@ -55,8 +55,7 @@ def build_network(
             )
             facts = stage.build(work, folder / NETWORK_NAME)
         write_file(built, json.dumps(dict(facts), indent=1).encode())
-    shutil.rmtree(
-        folder / _SCRATCH_NAME, ignore_errors=True
-    )  # of no use any more; an earlier start may have left it
+    # of no use any more; a start that was killed here may have left it
+    shutil.rmtree(folder / _SCRATCH_NAME, ignore_errors=True)
     found: dict[str, Any] = json.loads(built.read_text())
     return found

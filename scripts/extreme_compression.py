@@ -99,31 +99,24 @@ ROWS = [
 
 def run(row: Row, seed: int, data: Path, runs: Path, threads: int) -> Path:
     """Run a row's recipe where it has not ended yet; its folder."""
-    folder = runs / f"{row.name}-{seed}"
-    record = folder / "record.json"
-    recipe = runs / f"{row.name}-{seed}.yaml"
-    known = recipe.read_text() if recipe.exists() else ""
+    folder, recipe = runs / f"{row.name}-{seed}", runs / f"{row.name}-{seed}.yaml"
     runs.mkdir(parents=True, exist_ok=True)
     text = (REPOSITORY / "configs/recipes" / f"{row.recipe}.yaml").read_text()
     content = yaml.safe_load(text.replace(DATA_IN_RECIPES, str(data.resolve())))
     stages = content["cascade"]["stages"]
     content["cascade"]["stages"] = {name: stages[name] for name in row.keep or stages}
     recipe.write_text(yaml.safe_dump(content, sort_keys=False))
-    if known == recipe.read_text() and record.exists() and json.loads(record.read_text())["finished"]:
-        return folder  # of another recipe the command itself refuses to go on
-    flags = {row.seed: seed, "cascade.threads": threads, **row.overrides}
-    command = [
-        str(Path(sys.executable).with_name("fulgurite")),
-        "compress",
-        "--config",
-        str(recipe),
-        "--output_dir",
-        str(folder),
-    ]
-    command += [f"--{key}={value}" for key, value in flags.items()]
+    program = str(Path(sys.executable).with_name("fulgurite"))
+    command = [program, "compress", "--config", str(recipe), "--output_dir", str(folder)]
+    command += [f"--{key}={value}" for key, value in {row.seed: seed, **row.overrides}.items()]
+    ended, asked = folder.with_suffix(".ended"), recipe.read_text() + " ".join(command)
+    if ended.exists() and ended.read_text() == asked:
+        return folder  # the command itself refuses to go on where another recipe has been
+    command.append(f"--cascade.threads={threads}")
     done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     if done.returncode not in (0, 3):  # 3: the gate says no, which the page tells
         raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}")
+    ended.write_text(asked)
     return folder
 
 

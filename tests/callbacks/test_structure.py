@@ -37,6 +37,24 @@ STUDENT: dict[str, Any] = {
 EIGHT_BITS = {"codec": {"class_path": "UniformCodec", "init_args": {"bits": 8, "group_size": 32}}}
 
 
+def power_cut() -> None:
+    raise RuntimeError("power cut")
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, act: Callable[[], None]) -> list[int]:
+    """Have ``act`` called before the training's batch number ``at``; gives the steps of all batches seen."""
+    step, seen = Distillation.training_step, []
+
+    def watched(self: Distillation, batch: Any, batch_idx: int) -> Any:
+        seen.append(self.global_step)
+        if len(seen) == at:
+            act()
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Distillation, "training_step", watched)
+    return seen
+
+
 @pytest.fixture
 def distilled(compress: Run) -> Path:
     status, folder = compress({"stages": {"student": STUDENT, "bits": EIGHT_BITS}, "gate": LENIENT})
@@ -62,15 +80,7 @@ def test_a_student_is_what_later_stages_code(distilled: Path) -> None:
 def test_a_crash_in_distillation_changes_no_byte(
     distilled: Path, compress: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, seen = Distillation.training_step, []
-
-    def crash(self: Distillation, batch: Any, batch_idx: int) -> Any:
-        seen.append(self.global_step)
-        if len(seen) == 13:
-            raise RuntimeError("power cut")
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Distillation, "training_step", crash)
+    seen = interrupt(monkeypatch, 13, power_cut)
     cascade = {"stages": {"student": STUDENT, "bits": EIGHT_BITS}, "gate": LENIENT}
     assert compress(cascade, name="crashed")[0] == 1
     status, folder = compress(cascade, name="crashed")
@@ -100,15 +110,7 @@ def test_an_average_and_a_slow_codec_survive_a_crash(compress: Run, monkeypatch:
     cascade = {"stages": {"student": student}, "gate": LENIENT}
     status, whole = compress(cascade, name="whole")
     assert status == 0
-    step, seen = Distillation.training_step, []
-
-    def crash(self: Distillation, batch: Any, batch_idx: int) -> Any:
-        seen.append(self.global_step)
-        if len(seen) == 8:
-            raise RuntimeError("power cut")
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Distillation, "training_step", crash)
+    seen = interrupt(monkeypatch, 8, power_cut)
     assert compress(cascade, name="crashed")[0] == 1
     status, folder = compress(cascade, name="crashed")
     assert (status, seen[8]) == (0, 5)  # between two times that the codec is asked
@@ -126,15 +128,7 @@ def test_a_stop_anywhere_changes_no_byte(
     student = {**STUDENT, "init_args": {**STUDENT["init_args"], "steps": 8, "batch_size": 4, **changed}}
     cascade = {"stages": {"student": student}, "gate": LENIENT}
     assert compress(cascade, name="whole")[0] == 0
-    step, seen = Distillation.training_step, []
-
-    def stop(self: Distillation, batch: Any, batch_idx: int) -> Any:
-        seen.append(self.global_step)
-        if len(seen) == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C sends
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Distillation, "training_step", stop)
+    interrupt(monkeypatch, stop_at, lambda: os.kill(os.getpid(), signal.SIGINT))  # what Ctrl-C sends
     status, folder = compress(cascade, name="stopped")
     assert status == 130
     status, folder = compress(cascade, name="stopped")
@@ -306,15 +300,7 @@ def test_a_crash_in_the_training_of_an_encoder_changes_no_byte(
     stages = {"student": {**STUDENT, "init_args": settings}}
     status, whole = compress_encoder(stages, "whole", measures=["spearman"])
     assert status == 0
-    step, seen = Distillation.training_step, []
-
-    def crash(self: Distillation, batch: Any, batch_idx: int) -> Any:
-        seen.append(self.global_step)
-        if len(seen) == 7:
-            raise RuntimeError("power cut")
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Distillation, "training_step", crash)
+    seen = interrupt(monkeypatch, 7, power_cut)
     assert compress_encoder(stages, "crashed", measures=["spearman"])[0] == 1
     status, folder = compress_encoder(stages, "crashed", measures=["spearman"])
     assert (status, seen[7]) == (0, 4)
