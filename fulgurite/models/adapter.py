@@ -1,4 +1,4 @@
-"""How to call an image-text network, whichever library it comes from.
+r"""How to call an image-text network, whichever library it comes from.
 
     pictures -> pixels [n, 3, h, w] -\                       /-> image vectors [n, d]
                                       adapter over network -<
