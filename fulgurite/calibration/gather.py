@@ -25,12 +25,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
+from fulgurite.calibration._attention import fused_layers, opened
 from fulgurite.calibration._layers import is_known
 from fulgurite.calibration._sums import FisherSums, InputSums, combine
 from fulgurite.calibration._watch import evaluating, frozen, watch_gradients, watch_inputs
@@ -57,8 +59,8 @@ def gather_metrics(
 ) -> dict[str, Metric]:
     """Run the network over the batches and gather the metric of each named weight.
 
-    Weights of ``nn.Linear``, ``nn.Conv2d``, ``nn.Embedding`` and transformers' ``Conv1D`` have one, in the order
-    of rows and columns in which codecs see the weight:
+    Weights of ``nn.Linear``, ``nn.Conv2d``, ``nn.Embedding``, ``nn.MultiheadAttention`` and transformers' ``Conv1D``
+    have one, in the order of rows and columns in which codecs see the weight:
 
     ==================  ============================================  ====================================
     weight of           ``input``: error of the layer's own outputs   ``kl``: divergence of the network's
@@ -68,6 +70,7 @@ def gather_metrics(
     Conv1D [in, out]    row weights                                   hessian of outputs, weights of inputs
     Embedding           row weights: frequencies of tokens            hessian of its width, row weights
     tied embedding      sum over embedding and head                   sum over embedding and head
+    fused q, k, v       hessian                                       hessian and row weights
     ==================  ============================================  ====================================
 
     ``kl`` is in nats: half the metric's ``cost`` of an error is the expected divergence per place, to second order,
@@ -172,7 +175,7 @@ def _inputs(network: nn.Module, batches: _Counted, wanted: Collection[Tensor]) -
     """Second moments of the inputs of the layers of each weight."""
     sums = {layer: InputSums(layer) for layer in _layers_of(network, wanted)}
     if sums:
-        with watch_inputs(sums) as see_mask, evaluating(network), torch.no_grad():
+        with watch_inputs(sums) as see_mask, _calls(sums), evaluating(network), torch.no_grad():
 
             def run(batch: Batch) -> None:
                 see_mask(batch.get("attention_mask"))
@@ -203,7 +206,7 @@ def _fisher(
     generator = torch.Generator().manual_seed(seed)
     places = [0]
     if sums:
-        with watch_gradients(sums, overwritten), evaluating(network), frozen(network):
+        with watch_gradients(sums, overwritten), _calls(sums), evaluating(network), frozen(network):
 
             def run(batch: Batch) -> None:
                 loss = loss_of(network, batch, generator)
@@ -233,7 +236,13 @@ def _judged(metric: Metric | str, *, known: bool) -> Metric | str:
 
 
 def _layers_of(network: nn.Module, wanted: Collection[Tensor]) -> list[nn.Module]:
-    return [layer for layer in network.modules() if is_known(layer) and layer.weight in wanted]
+    layers = [*network.modules(), *fused_layers(network)]
+    return [layer for layer in layers if is_known(layer) and layer.weight in wanted]
+
+
+def _calls(layers: Iterable[nn.Module]) -> AbstractContextManager[None]:
+    """Attention that multiplies through the layers, one for each weight."""
+    return opened({weight: layer for layer in layers if isinstance(weight := layer.weight, Tensor)})
 
 
 def _of(weight: Tensor, sums: Mapping[nn.Module, _Sums]) -> list[_Sums]:
