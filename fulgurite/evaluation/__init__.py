@@ -3,6 +3,7 @@
 network, text -> measures (per item) -> paired bootstrap -> verdict -> diagnosis
 """
 
+from fulgurite.evaluation.benchmarks import Benchmark, View, run_benchmarks
 from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.gate import Gate
@@ -29,6 +30,7 @@ from fulgurite.evaluation.storage import StorageError
 from fulgurite.evaluation.verdict import MeasureVerdict, Severity, Verdict
 
 __all__ = [
+    "Benchmark",
     "Diagnosis",
     "Evaluation",
     "Gate",
@@ -45,6 +47,7 @@ __all__ = [
     "SpanResult",
     "StorageError",
     "Verdict",
+    "View",
     "cached_result",
     "cut_spans",
     "diagnose",

@@ -1,0 +1,22 @@
+"""Benchmarks of image-text networks, chosen in a recipe, each with its chance level and its result for every picture.
+
+network, split -> View -> ZeroShot, Retrieval, Captioning, Matching, Drift -> Evaluation -> gate
+"""
+
+from fulgurite.evaluation.benchmarks.base import Benchmark, run_benchmarks
+from fulgurite.evaluation.benchmarks.classification import Classification, classify
+from fulgurite.evaluation.benchmarks.retrieval import Retrieval
+from fulgurite.evaluation.benchmarks.view import TowerVectors, View
+from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot, ZeroShotResult
+
+__all__ = [
+    "Benchmark",
+    "Classification",
+    "Retrieval",
+    "TowerVectors",
+    "View",
+    "ZeroShot",
+    "ZeroShotResult",
+    "classify",
+    "run_benchmarks",
+]
