@@ -43,7 +43,7 @@ from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.storage import StorageError
 from fulgurite.evaluation.verdict import Verdict
-from lightning_modules.compressible import Compressible
+from lightning_modules.compressible import Compressible, introduce
 
 if TYPE_CHECKING:
     from callbacks.cascade import Cascade
@@ -291,10 +291,8 @@ class CascadeRun:
         return subject
 
     def read_as(self, subject: Subject) -> None:
-        """Let the data be read by a network's tokenizer."""
-        tokenizer = getattr(subject.module, "tokenizer", None)
-        if tokenizer is not None:
-            self.datamodule.use_tokenizer(tokenizer)  # type: ignore[attr-defined]
+        """Let the data be read as a network reads it."""
+        introduce(self.datamodule, subject.module)
 
     def _outcome(self, name: str, number: int) -> dict[str, Any]:
         outcome = self.folder.load_try(name, number)
@@ -358,6 +356,7 @@ class CascadeRun:
                     wanted,
                     stage.metric,
                     sampled_loss=self.module.sampled_loss,
+                    count_places=self.module.count_places,
                     progress=advance,
                 )
             write_metrics(path, found)

@@ -35,6 +35,9 @@ class Objective(Protocol):
         reference times the number of places. See ``fulgurite.calibration.SampledLoss``.
         """
 
+    def count_places(self, batch: Mapping[str, Tensor]) -> int:
+        """How many places of a batch ``sampled_loss`` sums over."""
+
 
 @runtime_checkable
 class Compressible(Objective, Protocol):
@@ -102,3 +105,12 @@ class Compressible(Objective, Protocol):
         Raises:
             ValueError: If scores of the two could not be compared.
         """
+
+
+def introduce(datamodule: Any, module: Any) -> None:
+    """Let data be read as a module's network reads it: by its adapter, or by its tokenizer."""
+    for attribute, use in (("adapter", "use_adapter"), ("tokenizer", "use_tokenizer")):
+        found = getattr(module, attribute, None)
+        if found is not None and hasattr(datamodule, use):
+            getattr(datamodule, use)(found)
+            return

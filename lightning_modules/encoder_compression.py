@@ -168,6 +168,10 @@ class EncoderCompression:
         signs = torch.randint(2, vectors.shape, generator=generator, dtype=torch.int8).to(vectors.device)
         return (vectors * (2 * signs - 1)).sum()
 
+    def count_places(self, batch: Mapping[str, Tensor]) -> int:
+        """Every text."""
+        return len(batch["input_ids"])
+
     def _directions(self, output: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Vectors of length 1, whether or not the encoder normalises its own, ``[n, d]``."""
         pooled = self.pooling.pool(output.last_hidden_state.float(), batch["attention_mask"])

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from fulgurite.artifact.network_files import network_files
-from fulgurite.calibration import sampled_loss
+from fulgurite.calibration import count_positions, sampled_loss
 from fulgurite.distillation import Outputs, observe
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.generation import generate
@@ -138,6 +138,10 @@ class LanguageCompression:
     def sampled_loss(self, network: nn.Module, batch: Mapping[str, Tensor], generator: Generator) -> Tensor:
         """Every position is a place."""
         return sampled_loss(network, batch, generator)
+
+    def count_places(self, batch: Mapping[str, Tensor]) -> int:
+        """Every position."""
+        return count_positions(batch)
 
     def samples(self, network: nn.Module, datamodule: Any, prompts: Sequence[str]) -> list[tuple[str, str]]:
         """Greedy continuations of the prompts, or of the start of held-out windows where there are none."""

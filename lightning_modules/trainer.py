@@ -11,6 +11,8 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
+from lightning_modules.compressible import introduce
+
 _COLLECTIVE_TIMEOUT = timedelta(days=2)  # ranks wait for rank 0 while it refines; the default is 30 minutes
 
 
@@ -51,9 +53,7 @@ class Trainer(LightningTrainer):
         model.trainer = self
         self.strategy.setup_environment()
         model.configure_model()
-        tokenizer = getattr(model, "tokenizer", None)
-        if tokenizer is not None and hasattr(datamodule, "use_tokenizer"):
-            datamodule.use_tokenizer(tokenizer)
+        introduce(datamodule, model)
         if self.is_global_zero:  # one process fills the caches that all read
             datamodule.prepare_data()
         self.strategy.barrier("prepare_data")
