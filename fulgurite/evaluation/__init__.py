@@ -65,5 +65,6 @@ __all__ = [
     "retention",
     "retention_draws",
     "retention_interval",
+    "run_benchmarks",
     "weight_group",
 ]

@@ -5,6 +5,8 @@ network, split -> View -> ZeroShot, Retrieval, Captioning, Matching, Drift -> Ev
 
 from fulgurite.evaluation.benchmarks.base import Benchmark, run_benchmarks
 from fulgurite.evaluation.benchmarks.classification import Classification, classify
+from fulgurite.evaluation.benchmarks.drift import Drift
+from fulgurite.evaluation.benchmarks.matching import Matching
 from fulgurite.evaluation.benchmarks.retrieval import Retrieval
 from fulgurite.evaluation.benchmarks.view import TowerVectors, View
 from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot, ZeroShotResult
@@ -12,6 +14,8 @@ from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot, ZeroShotResult
 __all__ = [
     "Benchmark",
     "Classification",
+    "Drift",
+    "Matching",
     "Retrieval",
     "TowerVectors",
     "View",
