@@ -31,6 +31,18 @@ def network_class(name: str) -> Any:
     return getattr(home, name, None)
 
 
+def network_class_name(network: Any) -> str:
+    """What a manifest calls a network's class: its name in transformers, or ``open_clip.CLIP``.
+
+    Example:
+        >>> network_class_name(torch.nn.Linear(1, 1))
+        'Linear'
+    """
+    cls = type(network)
+    cls = cls.__dict__.get("_fulgurite_base", cls)  # of a packed network, the class it had before
+    return f"open_clip.{cls.__name__}" if cls.__module__.split(".")[0] == "open_clip" else cls.__name__
+
+
 def register_when_imported() -> None:
     """Register now where transformers is there already, else as soon as it is imported."""
     for waited_for, registration in _REGISTRATIONS.items():

@@ -1,4 +1,4 @@
-"""An artefact as a network again; ``fulgurite.load`` adds to text encoders the way from texts to vectors."""
+"""An artefact as a network again; ``fulgurite.load`` adds what turns texts and pictures into its inputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fulgurite._hooks import network_class
 from fulgurite.artifact.errors import ArtifactError
 from fulgurite.artifact.files import read_json
 from fulgurite.artifact.manifest import read_manifest
+from fulgurite.artifact.open_clip_loading import load_open_clip
+from fulgurite.artifact.open_clip_network import PREFIX
 
 
 def load(
@@ -30,14 +32,17 @@ def load(
         device: Where to put it; the CPU by default.
 
     Returns:
-        The transformers network, in evaluation mode.
+        The network of transformers or open_clip, in evaluation mode.
 
     Raises:
         ArtifactError: If anything is missing, altered, or not what the network needs.
     """
+    manifest = read_manifest(folder)
+    if manifest.model_class.startswith(PREFIX):
+        made = load_open_clip(folder, packed=packed, dtype=dtype)
+        return made if device is None else made.to(device)
     import transformers
 
-    manifest = read_manifest(folder)
     config = read_json(Path(folder) / "config.json")
     cls = network_class(manifest.model_class)
     if cls is None or not hasattr(cls, "from_pretrained"):

@@ -9,7 +9,22 @@ from typing import Any
 
 from fulgurite.artifact.manifest import FORMAT
 
-_LEFT_OUT = ("_name_or_path", "transformers_version", "_commit_hash")  # where it came from is no part of it
+# where it came from, and how it was read there, is no part of it
+_LEFT_OUT = (
+    "_name_or_path",
+    "name_or_path",
+    "transformers_version",
+    "_commit_hash",
+    "is_local",
+    "local_files_only",
+    "trust_remote_code",
+)
+_SETTINGS = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
 
 
 def network_files(network: Any, tokenizer: Any | None = None) -> dict[str, bytes]:
@@ -28,7 +43,7 @@ def network_files(network: Any, tokenizer: Any | None = None) -> dict[str, bytes
         if getattr(network, "generation_config", None) is not None and network.can_generate():
             network.generation_config.save_pretrained(folder)
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            _save(tokenizer, folder)
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
     config = _cleaned(files["config.json"])
     config["architectures"] = [type(network).__name__]
@@ -36,10 +51,31 @@ def network_files(network: Any, tokenizer: Any | None = None) -> dict[str, bytes
     config["packed"] = False
     config["quantization_config"] = {"quant_method": "fulgurite", "format": FORMAT}
     files["config.json"] = _dump(config)
-    for name in ("generation_config.json", "tokenizer_config.json"):
-        if name in files:
-            files[name] = _dump(_cleaned(files[name]))
-    return files
+    return _without_origin(files)
+
+
+def processor_files(processor: Any) -> dict[str, bytes]:
+    """Files of a tokenizer or processor of transformers by name: the same for the same one, without paths."""
+    with tempfile.TemporaryDirectory() as name:
+        _save(processor, Path(name))
+        return _without_origin(
+            {path.name: path.read_bytes() for path in sorted(Path(name).iterdir()) if path.is_file()}
+        )
+
+
+def _save(processor: Any, folder: Path) -> None:
+    """Save a tokenizer or processor as it was made: using it leaves how texts were last cut and padded in it."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()  # each call sets them anew
+        backend.no_padding()
+    processor.save_pretrained(folder)
+
+
+def _without_origin(files: dict[str, bytes]) -> dict[str, bytes]:
+    cleaned = {name: _dump(_cleaned(files[name])) for name in _SETTINGS if name in files}
+    return {**files, **cleaned}
 
 
 def _cleaned(data: bytes) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The one place that builds networks and names their weights."""
 
+from fulgurite.models.adapter import ImageSettings, ImageTextAdapter
+from fulgurite.models.caption_tokenizer import train_caption_tokenizer
 from fulgurite.models.causal_lm import (
     build_causal_lm,
     load_causal_lm,
@@ -8,6 +10,9 @@ from fulgurite.models.causal_lm import (
     tied_names,
     unique_parameters,
 )
+from fulgurite.models.image_text import folder_adapter, load_image_text
+from fulgurite.models.image_text_building import build_image_text
+from fulgurite.models.pixels import to_pixels
 from fulgurite.models.pooling import Pooling, embed_rows, token_batch
 from fulgurite.models.text_encoder import (
     find_source,
@@ -17,17 +22,24 @@ from fulgurite.models.text_encoder import (
 )
 
 __all__ = [
+    "ImageSettings",
+    "ImageTextAdapter",
     "Pooling",
     "build_causal_lm",
+    "build_image_text",
     "embed_rows",
     "find_source",
+    "folder_adapter",
     "load_causal_lm",
     "load_encoder_tokenizer",
+    "load_image_text",
     "load_text_encoder",
     "load_tokenizer",
     "read_pooling",
     "save_causal_lm",
     "tied_names",
+    "to_pixels",
     "token_batch",
+    "train_caption_tokenizer",
     "unique_parameters",
 ]
