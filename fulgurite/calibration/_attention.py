@@ -118,10 +118,15 @@ class _Call:
         """The output, ``[length, batch, width]``."""
         query, key, value = self._projected(linear)
         batch, length, width = query.shape
-        split = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)]
-        met = functional.scaled_dot_product_attention(*split, attn_mask=self._mask(batch, query))
+        met = functional.scaled_dot_product_attention(
+            self._by_head(query), self._by_head(key), self._by_head(value), self._mask(batch, query)
+        )
         joined = met.transpose(1, 2).reshape(batch, length, width)
         return linear(joined, self.out, self.out_bias).transpose(0, 1)
+
+    def _by_head(self, values: Tensor) -> Tensor:
+        """``[batch, length, width]`` as ``[batch, heads, length, width / heads]``."""
+        return values.reshape(*values.shape[:2], self.heads, -1).transpose(1, 2)
 
     def _projected(
         self, linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -146,7 +151,7 @@ class _Call:
             return None
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
-        return mask if mask.dim() == 2 else mask.unflatten(0, (batch, self.heads))
+        return mask if mask.dim() == 2 else mask.reshape(batch, self.heads, *mask.shape[1:])
 
 
 def _around(weight: Tensor) -> nn.Linear:
