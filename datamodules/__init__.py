@@ -1,7 +1,19 @@
 """LightningDataModules: what is fed in."""
 
+from datamodules.captions import CaptionsDataModule
+from datamodules.class_folder import ClassFolderDataModule
+from datamodules.image_text import ImageTextDataModule
 from datamodules.sentences import SentencesDataModule
+from datamodules.shapes import ShapesDataModule
 from datamodules.text import TextDataModule
 from datamodules.windows import Windows
 
-__all__ = ["SentencesDataModule", "TextDataModule", "Windows"]
+__all__ = [
+    "CaptionsDataModule",
+    "ClassFolderDataModule",
+    "ImageTextDataModule",
+    "SentencesDataModule",
+    "ShapesDataModule",
+    "TextDataModule",
+    "Windows",
+]

@@ -1,0 +1,83 @@
+"""Which pictures are missing or cannot be decoded, found once before they are needed.
+
+    names -> in the store? -> opens? -> all of it decodes? -> {name: reason} -> kept in a file where it took long
+
+Deciding beforehand makes every epoch, rank and resumed run see the same pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from datamodules.images.decoding import broken_because
+from datamodules.images.stores import PictureStore
+
+logger = logging.getLogger(__name__)
+Check = Literal["decode", "header", "exists"]
+"""How far a picture is read to find out whether it is broken: all of it, its header, or only its name."""
+_FORMAT = "1"  # change when the meaning of the kept files does
+
+
+def broken_pictures(
+    store: PictureStore, names: Sequence[str], check: Check, cache_dir: Path, keep_after_s: float = 2.0
+) -> dict[str, str]:
+    """Why each picture that cannot be used cannot.
+
+    Args:
+        store: Where the pictures are.
+        names: Names in the store.
+        check: How far each is read.
+        cache_dir: Folder that the result is kept in, by the sizes and times of the files.
+        keep_after_s: It is kept where it took longer.
+
+    Returns:
+        Reasons by name, in the order of ``names``; empty if all can be used.
+    """
+    broken = {name: "missing" for name in names if name not in store}
+    there = [name for name in names if name not in broken]
+    if check == "exists":
+        return broken
+    key = hashlib.sha256()
+    for part in (_FORMAT, check, str(store.path.resolve()), store.stamp(there), *there):
+        key.update(part.encode("utf-8", "surrogateescape") + b"\n")
+    kept = cache_dir / f"pictures-{key.hexdigest()[:32]}.json"
+    found: dict[str, str]
+    if kept.is_file():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        start = time.monotonic()
+        found = _read_all(store, there, whole=check == "decode")
+        if time.monotonic() - start > keep_after_s:
+            _write(kept, found)
+    broken.update(found)
+    return {name: broken[name] for name in names if name in broken}
+
+
+def _read_all(store: PictureStore, names: Sequence[str], whole: bool) -> dict[str, str]:
+    def reason(name: str) -> str | None:
+        try:
+            return broken_because(store.open(name), whole)
+        except (OSError, ValueError) as error:
+            return str(error)
+
+    # decoding leaves Python's lock, so threads use all cores
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+        reasons = pool.map(reason, names, chunksize=64)
+        return {name: why for name, why in zip(names, reasons, strict=True) if why is not None}
+
+
+def _write(path: Path, found: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(found, file, indent=1)
+    os.replace(partial, path)
