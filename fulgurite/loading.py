@@ -1,7 +1,8 @@
-"""What a user loads: an artefact as its network, and a text encoder with the way from texts to vectors."""
+"""What a user loads: an artefact as its network, with the way from texts and pictures to its inputs and back."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fulgurite._hooks import network_class_name
 from fulgurite.artifact.loading import load as load_network
-from fulgurite.models import Pooling, embed_rows, load_encoder_tokenizer, read_pooling
+from fulgurite.artifact.open_clip_network import PREFIX
+from fulgurite.models import (
+    IMAGE_TEXT_CLASSES,
+    ImageTextAdapter,
+    Pooling,
+    embed_rows,
+    folder_adapter,
+    load_encoder_tokenizer,
+    read_pooling,
+    to_pixels,
+)
+from fulgurite.models.precision import dtype_of
 
 Encode = Callable[..., Tensor]
 
@@ -25,6 +38,8 @@ def load(
     """Load an artefact as the network it was made from; all of it or an error.
 
     A text encoder also gets ``encode(texts, batch_size=32)``: its vectors of some texts, float32 ``[n, d]`` on the CPU.
+    A CLIP or BLIP gets ``preprocess(picture)``: pixels ``[3, h, w]`` of a ``PIL.Image``, and ``tokenize(texts)``:
+    ``int64 [n, t]``; one that writes captions also ``caption(pictures)``, by beam search.
 
     Args:
         folder: The artefact.
@@ -43,7 +58,34 @@ def load(
     if (Path(folder) / "modules.json").exists():  # what a text encoder's artefact has beside the network
         tokenizer = load_encoder_tokenizer(str(folder))
         network.encode = _encoder(network, tokenizer, read_pooling(str(folder), network, tokenizer))
+    name = network_class_name(network)
+    if name.startswith(PREFIX) or name in IMAGE_TEXT_CLASSES:
+        _attach_image_text(network, folder_adapter(str(folder), network))
     return network
+
+
+def _attach_image_text(network: Any, adapter: ImageTextAdapter) -> None:
+    def preprocess(picture: Any) -> Tensor:
+        """Pixels of a ``PIL.Image`` as the network reads them, float32 ``[3, h, w]`` on the CPU."""
+        return to_pixels(picture, adapter.images)
+
+    def caption(pictures: Sequence[Any], *, num_beams: int = 3, max_new_tokens: int = 30) -> list[str]:
+        """Captions of some ``PIL.Image``, by beam search.
+
+        Raises:
+            ValueError: If it is given no picture.
+        """
+        if not pictures:
+            raise ValueError("pictures must be a list of at least one, got none")
+        # of a packed network, the weights are buffers
+        place = next(itertools.chain(network.parameters(), network.buffers())).device
+        pixels = torch.stack([preprocess(picture) for picture in pictures]).to(place, dtype_of(network))
+        return adapter.generate(network, pixels, num_beams=num_beams, max_new_tokens=max_new_tokens)
+
+    network.preprocess = preprocess
+    network.tokenize = adapter.tokenize
+    if adapter.writes_captions:
+        network.caption = caption
 
 
 def _encoder(network: Any, tokenizer: Any, pooling: Pooling) -> Encode:

@@ -57,7 +57,8 @@ def _decoded(module: nn.Module, attribute: str) -> Tensor:
         for part, (buffer, dtype, shape) in parts.items()
     }
     wanted = module.get_buffer(f"{attribute}_like").dtype
-    return decode(Encoded(empty.codec, empty.shape, empty.dtype, tensors, empty.meta)).to(wanted)
+    # contiguous, as a decoded network's weights are: another layout may be summed in another order
+    return decode(Encoded(empty.codec, empty.shape, empty.dtype, tensors, empty.meta)).to(wanted).contiguous()
 
 
 def _base_class(cls: type[nn.Module]) -> type[nn.Module]:

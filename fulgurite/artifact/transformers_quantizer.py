@@ -94,6 +94,12 @@ class FulguriteQuantizer(HfQuantizer):
             parameter = nn.Parameter(weight, requires_grad=weight.is_floating_point())
             for module, attribute in places[name]:
                 module._parameters[attribute] = parameter
+        for name in artifact.manifest.weights.keys() & places.keys() - self._packed_names:
+            # tying a head to packed bytes has cut or padded the head's bias to as many
+            module, attribute = places[name][0]
+            parameter = module.get_parameter(attribute)
+            if tuple(parameter.shape) != artifact.manifest.layout(name).shape:
+                parameter.data = artifact.decode(name).to(parameter.device, parameter.dtype)
         if hasattr(model.config, "packed"):
             del model.config.packed
         if not packed:  # now an ordinary network: it trains, saves and moves as one

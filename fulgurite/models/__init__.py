@@ -20,8 +20,10 @@ from fulgurite.models.text_encoder import (
     load_text_encoder,
     read_pooling,
 )
+from fulgurite.models.transformers_files import CLASSES as IMAGE_TEXT_CLASSES
 
 __all__ = [
+    "IMAGE_TEXT_CLASSES",
     "ImageSettings",
     "ImageTextAdapter",
     "Pooling",

@@ -4,6 +4,7 @@ network, split -> View -> ZeroShot, Retrieval, Captioning, Matching, Drift -> Ev
 """
 
 from fulgurite.evaluation.benchmarks.base import Benchmark, run_benchmarks
+from fulgurite.evaluation.benchmarks.captioning import Captioning
 from fulgurite.evaluation.benchmarks.classification import Classification, classify
 from fulgurite.evaluation.benchmarks.drift import Drift
 from fulgurite.evaluation.benchmarks.matching import Matching
@@ -13,6 +14,7 @@ from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot, ZeroShotResult
 
 __all__ = [
     "Benchmark",
+    "Captioning",
     "Classification",
     "Drift",
     "Matching",

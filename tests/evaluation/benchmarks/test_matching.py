@@ -1,4 +1,4 @@
-"""Own captions against those of others, by a small BLIP with random weights and by scores made up."""
+"""Own captions against those of others."""
 
 import numpy as np
 import pytest
