@@ -57,8 +57,11 @@ def _decoded(module: nn.Module, attribute: str) -> Tensor:
         for part, (buffer, dtype, shape) in parts.items()
     }
     wanted = module.get_buffer(f"{attribute}_like").dtype
-    # contiguous, as a decoded network's weights are: another layout may be summed in another order
-    return decode(Encoded(empty.codec, empty.shape, empty.dtype, tensors, empty.meta)).to(wanted).contiguous()
+    decoded = decode(Encoded(empty.codec, empty.shape, empty.dtype, tensors, empty.meta))
+    # as a parameter would be, for torch chooses how it multiplies by memory layout and by whether gradients are
+    # wanted even where they are off: so the results are those of the decoded network to the bit
+    weight = decoded.to(wanted).contiguous().data
+    return weight.requires_grad_(weight.is_floating_point() and not torch.is_grad_enabled())
 
 
 def _base_class(cls: type[nn.Module]) -> type[nn.Module]:
