@@ -1,0 +1,165 @@
+"""Train and measure a network that writes captions of pictures, or tells which text belongs to a picture.
+
+    picture, caption -> BLIP -> logits of the caption's next tokens -> cross-entropy
+    picture, text    -> BLIP -> match or not (true, hardest other) -> cross-entropy, and the contrastive loss
+
+Which of the two the network does, its adapter says.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import override
+
+from fulgurite.evaluation.benchmarks import Benchmark
+from lightning_modules.contrastive import contrastive_loss, equal_rows
+from lightning_modules.image_text import Batch, ImageTextModule
+
+
+class Blip(ImageTextModule):
+    """A BLIP of transformers, for captioning or for image-text matching.
+
+    Reference: Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
+    Generation", ICML 2022, https://arxiv.org/abs/2201.12086, section 3.2.
+    Differs from the paper: captioning and matching are networks of their own, as transformers has them; the hard
+    negatives of matching are drawn from the batch by the network's own likenesses, without a queue.
+
+    Args:
+        source: Folder or hub id of transformers.
+        pretrained: Not used; networks of transformers bring their weights.
+        config: Settings of a new network: ``{library: transformers, model_type: blip_caption | blip_matching, ...}``.
+        tokenizer: Folder of the tokenizer of a new network; by default one is made of the train captions.
+        vocab_size: Tokens of the tokenizer that is made.
+        label_smoothing: Of the captions' tokens; the paper has 0.1.
+        benchmarks: What the network is measured by; by default what the data allows.
+        learning_rate: Highest learning rate of AdamW.
+        weight_decay: For matrices; norms, biases and embeddings do not decay.
+        warmup_share: Share of the run in which the learning rate rises.
+        min_learning_rate_share: Share of ``learning_rate`` at the end of the cosine.
+        betas: Momenta of AdamW.
+        export_dir: Folder to which the network is saved at the end of a fit, as its own library reads it.
+
+    Raises:
+        ValueError: If not exactly one of ``source`` and ``config`` is given, or a number is out of range.
+    """
+
+    tokenizer_kind: ClassVar[Literal["clip", "bert"]] = "bert"
+
+    def __init__(
+        self,
+        source: str | None = None,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        vocab_size: int = 1024,
+        label_smoothing: float = 0.1,
+        benchmarks: list[Benchmark] | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_share: float = 0.05,
+        min_learning_rate_share: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.98),
+        export_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            source=source,
+            pretrained=pretrained,
+            config=config,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            benchmarks=benchmarks,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup_share=warmup_share,
+            min_learning_rate_share=min_learning_rate_share,
+            betas=betas,
+            export_dir=export_dir,
+        )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    @override
+    def configure_model(self) -> None:
+        fresh = self.network is None
+        super().configure_model()
+        if fresh and not (self.adapter.writes_captions or self.adapter.matches):
+            raise ValueError(
+                f"Blip needs a network that writes captions or matches texts, got {self.adapter.kind}"
+            )
+
+    @override
+    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> Any:
+        """What the network makes of pictures ``[n, 3, h, w]`` and texts ``[n, t]``."""
+        return self._own()(**self.adapter.batch(pixel_values, input_ids))
+
+    @override
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels, tokens = batch["pixel_values"], batch["input_ids"]
+        if self.adapter.writes_captions:
+            return self._caption_loss(pixels, tokens), {}
+        images = self.adapter.image_vectors(self._own(), pixels)
+        texts = self.adapter.text_vectors(self._own(), tokens)
+        same = equal_rows(tokens)
+        scale = images.new_tensor(_SCALE)
+        contrastive = contrastive_loss(images, texts, scale, same)
+        matching = self._matching_loss(pixels, tokens, scale * (images @ texts.T).detach(), same)
+        return contrastive + matching, {"contrastive": contrastive.detach(), "matching": matching.detach()}
+
+    def _caption_loss(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        """Cross-entropy of each token after the first, padding left out, in nats."""
+        logits = self(pixels, tokens).logits[:, :-1].float()
+        targets = tokens[:, 1:].masked_fill(tokens[:, 1:] == self.adapter.pad_token, -100)
+        # validation has the loss itself: smoothing is for training
+        smoothing = self.label_smoothing if self.training else 0.0
+        return functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=-100, label_smoothing=smoothing
+        )
+
+    def _matching_loss(self, pixels: Tensor, tokens: Tensor, likeness: Tensor, same: Tensor) -> Tensor:
+        """Each picture with its own text, with another text that it takes for its own, and the other way round."""
+        if bool(same.all()):  # no text of another picture to be told from
+            return self._match(pixels, tokens, torch.ones(len(tokens)))
+        others = likeness.masked_fill(same, float("-inf"))
+        usable = (~same).any(1)
+        wrong_text = _drawn(others[usable])
+        wrong_picture = _drawn(others.T[usable])
+        rows = usable.nonzero()[:, 0]
+        pictures = torch.cat([pixels, pixels[rows], pixels[wrong_picture]])
+        texts = torch.cat([tokens, tokens[wrong_text], tokens[rows]])
+        belongs = torch.cat([torch.ones(len(tokens)), torch.zeros(2 * len(rows))])
+        return self._match(pictures, texts, belongs)
+
+    def _match(self, pixels: Tensor, tokens: Tensor, belongs: Tensor) -> Tensor:
+        logits = self.adapter.match(self._own(), pixels, tokens)
+        return functional.cross_entropy(logits.float(), belongs.long().to(logits.device))
+
+    @torch.no_grad()
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """A caption for each picture, or how probably the data's caption belongs to it."""
+        names, pixels = self.predicted_names(batch), batch["pixel_values"]
+        if self.adapter.writes_captions:
+            captions = self.adapter.generate(self._own(), pixels)
+            return [
+                {"picture": name, "caption": caption} for name, caption in zip(names, captions, strict=True)
+            ]
+        matches = self.adapter.match(self._own(), pixels, batch["input_ids"]).softmax(-1)[:, 1]
+        texts = self.adapter.decode(batch["input_ids"])
+        return [
+            {"picture": name, "caption": text, "match": round(match, 6)}
+            for name, text, match in zip(names, texts, matches.tolist(), strict=True)
+        ]
+
+
+_SCALE = 1 / 0.07
+"""Of cosines in the contrastive loss: the paper's temperature at its start; transformers' network has none."""
+
+
+def _drawn(likeness: Tensor) -> Tensor:
+    """One column for each row, the likelier the more alike."""
+    return torch.multinomial(likeness.softmax(1), 1)[:, 0]

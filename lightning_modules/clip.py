@@ -1,0 +1,200 @@
+"""Train, measure and distil a network that puts pictures and texts into one space.
+
+    pictures, texts -> two towers -> vectors of all processes -> contrastive loss
+                    -> teacher's towers -> affinity ----------/
+
+The second line only where there is a teacher.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fulgurite.evaluation.benchmarks import Benchmark
+from fulgurite.models import load_image_text
+from fulgurite.models.adapter import ImageTextAdapter
+from lightning_modules.contrastive import (
+    affinity_loss,
+    contrastive_loss,
+    equal_rows,
+    gathered,
+    sigmoid_loss,
+)
+from lightning_modules.image_text import Batch, ImageTextModule
+
+_MOST_SCALE = 100.0  # CLIP's: beyond it training is unstable
+
+
+class Clip(ImageTextModule):
+    """A CLIP of open_clip or transformers, or another network with a tower each for pictures and texts.
+
+    Validation and test log ``loss`` and the scores of ``benchmarks``. The batch of the loss is that of all processes.
+
+    Args:
+        source: Folder of open_clip or transformers, hub id, or ``open_clip:NAME`` such as ``open_clip:ViT-B-32``.
+        pretrained: With ``open_clip:NAME``, the tag or checkpoint file of its weights.
+        config: Settings of a new network: ``{library: open_clip, embed_dim: 128, vision_cfg: {...}, text_cfg: {...}}``
+            or ``{library: transformers, model_type: clip, ...}``.
+        tokenizer: Folder of the tokenizer of a new network; by default one is made of the train captions.
+        vocab_size: Tokens of the tokenizer that is made.
+        objective: ``softmax`` of CLIP, or ``sigmoid`` of SigLIP.
+        teacher: Source of a trained network whose likenesses of pictures and texts are learnt too; it reads pictures
+            and tokens as this one does.
+        teacher_weight: Share of the teacher in the loss, 0 to 1; the rest is the objective's.
+        benchmarks: What the network is measured by; by default what the data allows.
+        learning_rate: Highest learning rate of AdamW.
+        weight_decay: For matrices; norms, biases and embeddings do not decay.
+        warmup_share: Share of the run in which the learning rate rises.
+        min_learning_rate_share: Share of ``learning_rate`` at the end of the cosine.
+        betas: Momenta of AdamW.
+        export_dir: Folder to which the network is saved at the end of a fit, as its own library reads it.
+
+    Raises:
+        ValueError: If not exactly one of ``source`` and ``config`` is given, or a number is out of range.
+
+    Example:
+        >>> module = Clip("open_clip:ViT-B-32", pretrained="laion2b_s34b_b79k")
+    """
+
+    def __init__(
+        self,
+        source: str | None = None,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        vocab_size: int = 1024,
+        objective: Literal["softmax", "sigmoid"] = "softmax",
+        teacher: str | None = None,
+        teacher_weight: float = 0.5,
+        benchmarks: list[Benchmark] | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_share: float = 0.05,
+        min_learning_rate_share: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.98),
+        export_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            source=source,
+            pretrained=pretrained,
+            config=config,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            benchmarks=benchmarks,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup_share=warmup_share,
+            min_learning_rate_share=min_learning_rate_share,
+            betas=betas,
+            export_dir=export_dir,
+        )
+        if not 0 <= teacher_weight <= 1:
+            raise ValueError(f"teacher_weight must be in [0, 1], got {teacher_weight}")
+        self.objective = objective
+        self.teacher = teacher
+        self.teacher_weight = teacher_weight
+        self._taught: _Teacher | None = None
+
+    @override
+    def configure_model(self) -> None:
+        fresh = self.network is None
+        super().configure_model()
+        if fresh and not self.adapter.has_vectors:
+            raise ValueError(
+                f"Clip needs a network with vectors of pictures and texts, got {self.adapter.kind}"
+            )
+        if fresh and self.teacher is not None:
+            self._taught = _Teacher.load(self.teacher, self.adapter)
+
+    @override
+    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of length 1 of pictures ``[n, 3, h, w]`` and texts ``[n, t]``, ``[n, d]`` each."""
+        network = self._own()
+        return self.adapter.vectors_of(network(**self.adapter.batch(pixel_values, input_ids)))
+
+    @override
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels, tokens = batch["pixel_values"], batch["input_ids"]
+        images, texts = (gathered(self, vectors) for vectors in self(pixels, tokens))
+        scale, bias = self.adapter.scale_and_bias(self._own())
+        same = equal_rows(gathered(self, tokens))
+        if "label" in batch:  # pictures of one class belong to each other's texts, whatever their words
+            labels = gathered(self, batch["label"])
+            same = same | ((labels[:, None] == labels[None, :]) & (labels[:, None] >= 0))
+        if self.objective == "softmax":
+            own = contrastive_loss(images, texts, scale, same)
+        else:
+            own = sigmoid_loss(images, texts, scale, bias, same)
+        if self._taught is None:
+            return own, {}
+        theirs = [gathered(self, vectors) for vectors in self._taught.vectors(pixels, tokens)]
+        taught = affinity_loss(images, texts, scale, theirs[0], theirs[1], self._taught.scale)
+        total = (1 - self.teacher_weight) * own + self.teacher_weight * taught
+        return total, {"contrastive": own.detach(), "affinity": taught.detach()}
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # the scale itself, which open_clip and transformers keep as its logarithm
+        for name, parameter in self._own().named_parameters():
+            if name.rpartition(".")[2] == "logit_scale":
+                parameter.data.clamp_(0, math.log(_MOST_SCALE))
+
+    @torch.no_grad()
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """For each picture its class, or else the nearest of the batch's captions."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = self.predicted_names(batch)
+        classes = list(datamodule.split(datamodule.predict_split).classes)
+        images, texts = self(batch["pixel_values"], batch["input_ids"])
+        if classes:
+            tokens = self.adapter.tokenize([f"a photo of a {name}." for name in classes])
+            texts, kind = self.adapter.text_vectors(self._own(), tokens.to(images.device)), "class"
+        else:
+            classes, kind = self.adapter.decode(batch["input_ids"]), "caption"
+        best = (images @ texts.T).max(1)
+        return [
+            {"picture": name, kind: classes[index], "cosine": round(cosine, 6)}
+            for name, index, cosine in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A trained network, frozen; not a submodule, so that checkpoints hold the student alone."""
+
+    network: nn.Module
+    adapter: ImageTextAdapter
+    scale: Tensor
+
+    @classmethod
+    def load(cls, source: str, student: ImageTextAdapter) -> _Teacher:
+        """The teacher of a student.
+
+        Raises:
+            ValueError: If it reads pictures or texts in another way.
+        """
+        network, adapter = load_image_text(source)
+        if adapter.images != student.images:
+            raise ValueError(
+                f"{source}: the teacher must read pictures as {student.images}, reads {adapter.images}"
+            )
+        probes = ["a red circle", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.", "0 1 2"]
+        ours, theirs = student.tokenize(probes), adapter.tokenize(probes)
+        if not torch.equal(ours, theirs):
+            raise ValueError(f"{source}: the teacher must read texts in the student's tokens, reads others")
+        network.requires_grad_(False)
+        network.eval()
+        return cls(network, adapter, adapter.scale_and_bias(network)[0].detach())
+
+    @torch.no_grad()
+    def vectors(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of length 1 of pictures and texts, on the device of these."""
+        self.network.to(pixels.device)
+        return self.adapter.vectors_of(self.network(**self.adapter.batch(pixels, tokens)))
