@@ -7,6 +7,7 @@ from fulgurite.evaluation.benchmarks.base import Benchmark, run_benchmarks
 from fulgurite.evaluation.benchmarks.captioning import Captioning
 from fulgurite.evaluation.benchmarks.classification import Classification, classify
 from fulgurite.evaluation.benchmarks.drift import Drift
+from fulgurite.evaluation.benchmarks.efficiency import Efficiency, measure_efficiency
 from fulgurite.evaluation.benchmarks.matching import Matching
 from fulgurite.evaluation.benchmarks.retrieval import Retrieval
 from fulgurite.evaluation.benchmarks.view import TowerVectors, View
@@ -17,6 +18,7 @@ __all__ = [
     "Captioning",
     "Classification",
     "Drift",
+    "Efficiency",
     "Matching",
     "Retrieval",
     "TowerVectors",
@@ -24,5 +26,6 @@ __all__ = [
     "ZeroShot",
     "ZeroShotResult",
     "classify",
+    "measure_efficiency",
     "run_benchmarks",
 ]

@@ -7,7 +7,6 @@ captions -> tokens -> network -> text vectors [m, d], owners [m]
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fulgurite.evaluation.benchmarks.running import running
 from fulgurite.evaluation.image_split import ImageSplit
 from fulgurite.evaluation.scoring import evenly_spaced
 from fulgurite.models.adapter import ImageTextAdapter
@@ -108,7 +108,7 @@ class View:
     def image_vectors(self) -> Tensor:
         """Vectors of the chosen pictures, float32 ``[n, d]`` on the CPU."""
         if self._images is None:
-            with self._running():
+            with running(self.network):
                 parts = [self.adapter.image_vectors(self.network, pixels) for _, pixels in self._batches()]
             self._images = torch.cat([part.float().cpu() for part in parts])
         return self._images
@@ -118,7 +118,7 @@ class View:
         place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
         different = list(place)
         parts = []
-        with self._running():
+        with running(self.network):
             for start in range(0, len(different), self.batch_size):
                 some = different[start : start + self.batch_size]
                 tokens = self.adapter.tokenize(some).to(self.device)
@@ -141,7 +141,7 @@ class View:
         key = (num_beams, max_new_tokens)
         if key not in self._written:
             written: list[str] = []
-            with self._running():
+            with running(self.network):
                 for _, pixels in self._batches():
                     written += self.adapter.generate(
                         self.network, pixels, num_beams=num_beams, max_new_tokens=max_new_tokens
@@ -164,7 +164,7 @@ class View:
                 f"texts must be as many for each of {len(self)} pictures, got {sorted(counts)} of {len(texts)}"
             )
         rows = []
-        with self._running():
+        with running(self.network):
             for places, pixels in self._batches():
                 columns = []
                 for column in range(counts.copy().pop()):
@@ -189,15 +189,3 @@ class View:
         self._done += count
         if self._progress is not None:
             self._progress(self._done)
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Eval mode without gradients, and back: parts may have had a mode of their own."""
-        modes = {module: module.training for module in self.network.modules()}
-        self.network.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
