@@ -6,6 +6,7 @@ from datamodules.image_text import ImageTextDataModule
 from datamodules.sentences import SentencesDataModule
 from datamodules.shapes import ShapesDataModule
 from datamodules.text import TextDataModule
+from datamodules.web_shards import WebShardsDataModule
 from datamodules.windows import Windows
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "SentencesDataModule",
     "ShapesDataModule",
     "TextDataModule",
+    "WebShardsDataModule",
     "Windows",
 ]

@@ -6,6 +6,7 @@ train/n01440764/x.JPEG -> label 0 -> class_names: "tench" -> templates: "a photo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from datamodules.image_text import ImageTextDataModule
 from datamodules.images.stores import PictureStore, open_store
 from datamodules.images.table import PictureTable
 
+logger = logging.getLogger(__name__)
 _FOLDERS = {
     "train": "train",
     "val": "validation",
@@ -85,7 +87,7 @@ class ClassFolderDataModule(ImageTextDataModule):
         """Names of the classes, by label.
 
         Raises:
-            ValueError: If a class has no name, or two have the same.
+            ValueError: If a class has no name.
         """
         self._files()
         if self._class_names is None:
@@ -166,7 +168,7 @@ def read_class_names(path: Path, folders: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a folder has no name, there are more lines than folders, or two have the same name.
+        ValueError: If a folder has no name, or there are not as many lines as folders.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")
@@ -191,6 +193,6 @@ def read_class_names(path: Path, folders: Sequence[str]) -> list[str]:
                 f"{path}: expected {len(folders)} names, one for each class folder, found {len(names)}"
             )
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path}: expected different names, found twice: {', '.join(twice[:5])}")
+    if twice:  # as in a list of ImageNet's names that goes round: two cranes, two maillots
+        logger.warning("%s: classes that no text tells apart: %s", path, ", ".join(twice[:5]))
     return names
