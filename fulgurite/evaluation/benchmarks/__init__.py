@@ -9,6 +9,7 @@ from fulgurite.evaluation.benchmarks.classification import Classification, class
 from fulgurite.evaluation.benchmarks.drift import Drift
 from fulgurite.evaluation.benchmarks.efficiency import Efficiency, measure_efficiency
 from fulgurite.evaluation.benchmarks.matching import Matching
+from fulgurite.evaluation.benchmarks.pictures import PictureComparison, compare_views
 from fulgurite.evaluation.benchmarks.retrieval import Retrieval
 from fulgurite.evaluation.benchmarks.view import TowerVectors, View
 from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot, ZeroShotResult
@@ -20,12 +21,14 @@ __all__ = [
     "Drift",
     "Efficiency",
     "Matching",
+    "PictureComparison",
     "Retrieval",
     "TowerVectors",
     "View",
     "ZeroShot",
     "ZeroShotResult",
     "classify",
+    "compare_views",
     "measure_efficiency",
     "run_benchmarks",
 ]

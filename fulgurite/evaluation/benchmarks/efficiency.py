@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from fulgurite.evaluation.benchmarks.running import running
 
@@ -123,6 +122,8 @@ def measure_efficiency(
 
 def count_flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of whatever a call computes."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton with it, which takes its time
+
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -136,18 +136,30 @@ class View:
         """What later networks take as ``reference``."""
         return TowerVectors(self.image_vectors(), self.caption_vectors()[0])
 
-    def captions_written(self, *, num_beams: int = 3, max_new_tokens: int = 30) -> list[str]:
-        """A caption of each chosen picture, by the network."""
+    def captions_written(
+        self, *, num_beams: int = 3, max_new_tokens: int = 30, places: Sequence[int] | None = None
+    ) -> list[str]:
+        """A caption of each chosen picture, by the network.
+
+        Args:
+            num_beams: Of the beam search.
+            max_new_tokens: Of a caption.
+            places: Those of some pictures only, by their place in ``indices``; kept only if they are all.
+        """
         key = (num_beams, max_new_tokens)
-        if key not in self._written:
-            written: list[str] = []
-            with running(self.network):
-                for _, pixels in self._batches():
-                    written += self.adapter.generate(
-                        self.network, pixels, num_beams=num_beams, max_new_tokens=max_new_tokens
-                    )
-            self._written[key] = [text.strip() for text in written]
-        return self._written[key]
+        if key in self._written:
+            known = self._written[key]
+            return known if places is None else [known[place] for place in places]
+        written: list[str] = []
+        with running(self.network):
+            for _, pixels in self._batches(places):
+                written += self.adapter.generate(
+                    self.network, pixels, num_beams=num_beams, max_new_tokens=max_new_tokens
+                )
+        written = [text.strip() for text in written]
+        if places is None:
+            self._written[key] = written
+        return written
 
     def match_scores(self, texts: Sequence[Sequence[str]]) -> Tensor:
         """How well each chosen picture matches each of its texts here: log-odds, float32 ``[n, c]`` on the CPU.
@@ -167,7 +179,7 @@ class View:
         with running(self.network):
             for places, pixels in self._batches():
                 columns = []
-                for column in range(counts.copy().pop()):
+                for column in range(len(texts[0])):
                     tokens = self.adapter.tokenize([texts[place][column] for place in places]).to(self.device)
                     logits = self.adapter.match(self.network, pixels, tokens).float().cpu()
                     columns.append(logits[:, 1] - logits[:, 0])
@@ -178,12 +190,13 @@ class View:
         """Whether all parameters are numbers; a network without them writes no captions worth the name."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters())
 
-    def _batches(self) -> Iterator[tuple[range, Tensor]]:
-        """Places in ``indices``, with their pixels on the network's device."""
-        for start in range(0, len(self), self.batch_size):
-            places = range(start, min(start + self.batch_size, len(self)))
-            yield places, self.split.pixels([self.indices[place] for place in places]).to(self.device)
-            self._tell(len(places))
+    def _batches(self, places: Sequence[int] | None = None) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Places in ``indices``, all or some, with their pixels on the network's device."""
+        chosen = range(len(self)) if places is None else places
+        for start in range(0, len(chosen), self.batch_size):
+            some = chosen[start : start + self.batch_size]
+            yield some, self.split.pixels([self.indices[place] for place in some]).to(self.device)
+            self._tell(len(some))
 
     def _tell(self, count: int) -> None:
         self._done += count

@@ -122,6 +122,19 @@ def test_captions_are_written_once_for_equal_settings(captioned_view) -> None:
     assert first == WRITTEN
     assert view.captions_written(num_beams=2) is first
     assert view.captions_written(num_beams=1) is not first
+    assert view.captions_written(num_beams=2, places=[3, 1]) == [WRITTEN[3], WRITTEN[1]]
+
+
+def test_captions_of_some_pictures_are_written_for_these_alone(captioned_view) -> None:
+    view = captioned_view(WRITTEN, REFERENCES)
+    asked: list[int] = []
+    written = view.adapter.generate
+    view.adapter.generate = lambda network, pixels, **settings: (
+        asked.append(len(pixels)) or written(network, pixels)
+    )
+    assert view.captions_written(places=[4, 0, 2]) == [WRITTEN[4], WRITTEN[0], WRITTEN[2]]
+    assert asked == [2, 1]  # in batches of two
+    assert view.captions_written() == WRITTEN
 
 
 @pytest.mark.skipif(find_java() is None, reason="no Java: METEOR cannot run")

@@ -1,0 +1,213 @@
+"""What a reader looks at instead of figures, before and after, as plain data; nothing is drawn here.
+
+    two views of one split -> queries with the pictures found, captions, confusion matrices -> PictureComparison -> JSON
+
+Examples are evenly spaced over the split, not chosen by how well they came out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from fulgurite.evaluation.benchmarks.captioning import Captioning
+from fulgurite.evaluation.benchmarks.view import View
+from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot
+from fulgurite.evaluation.scoring import evenly_spaced
+
+
+@dataclass(frozen=True)
+class FoundPicture:
+    """A picture that a text found.
+
+    Args:
+        index: In the split, for ``ImageSplit.picture``.
+        name: Of the picture.
+        score: Cosine with the text.
+        right: Whether the text is one of the picture's.
+    """
+
+    index: int
+    name: str
+    score: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class RetrievedPictures:
+    """A text with the pictures that are nearest to it, nearest first; none where the network diverged."""
+
+    text: str
+    before: tuple[FoundPicture, ...]
+    after: tuple[FoundPicture, ...]
+
+
+@dataclass(frozen=True)
+class WrittenCaptions:
+    """A picture with what people and the two networks say of it."""
+
+    index: int
+    name: str
+    references: tuple[str, ...]
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many pictures of each true class, ``[c][ ]``, are taken for each class, ``[ ][c]``."""
+
+    classes: tuple[str, ...]
+    before: tuple[tuple[int, ...], ...]
+    after: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class PictureComparison:
+    """Examples of what two networks make of the same pictures.
+
+    Args:
+        description: Of the split.
+        retrieved: Texts with the pictures found; none where a network has no vectors.
+        captions: None where a network writes none.
+        confusion: ``None`` where there are no classes or vectors.
+    """
+
+    description: str
+    retrieved: tuple[RetrievedPictures, ...]
+    captions: tuple[WrittenCaptions, ...]
+    confusion: Confusion | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> PictureComparison:
+        """Invert ``to_dict``, also after JSON has made lists of tuples.
+
+        Raises:
+            KeyError: If a field is missing.
+            TypeError: If there is one too many.
+        """
+        confusion = record["confusion"]
+        return cls(
+            description=record["description"],
+            retrieved=tuple(
+                RetrievedPictures(
+                    each["text"],
+                    *(tuple(FoundPicture(**found) for found in each[side]) for side in ("before", "after")),
+                )
+                for each in record["retrieved"]
+            ),
+            captions=tuple(
+                WrittenCaptions(**{**each, "references": tuple(each["references"])})
+                for each in record["captions"]
+            ),
+            confusion=confusion
+            and Confusion(
+                tuple(confusion["classes"]),
+                *(tuple(tuple(row) for row in confusion[side]) for side in ("before", "after")),
+            ),
+        )
+
+
+def compare_views(
+    before: View,
+    after: View,
+    count: int = 6,
+    *,
+    shown: int = 5,
+    zero_shot: ZeroShot | None = None,
+    captioning: Captioning | None = None,
+) -> PictureComparison:
+    """Let two networks find, describe and classify the same pictures, as far as both can.
+
+    Args:
+        before: Of the one network.
+        after: Of the other, on the same split with the same ``limit``.
+        count: Texts and captions at most.
+        shown: Pictures of each text.
+        zero_shot: Its templates and class names; those of ``ZeroShot()`` by default.
+        captioning: Its search; that of ``Captioning()`` by default.
+
+    Raises:
+        ValueError: If the views are of different pictures, or a number is below 1.
+    """
+    if count < 1 or shown < 1:
+        raise ValueError(f"count and shown must be at least 1, got count={count} and shown={shown}")
+    if before.split.sha256 != after.split.sha256 or before.indices != after.indices:
+        raise ValueError(
+            "views must be of the same pictures, "
+            f"got {len(before)} of {before.split.description} and {len(after)} of {after.split.description}"
+        )
+    views = (before, after)
+    vectors = all(view.adapter.has_vectors for view in views)
+    return PictureComparison(
+        description=before.split.description,
+        retrieved=_retrieved(before, after, count, shown) if vectors else (),
+        captions=_captions(before, after, count, captioning or Captioning())
+        if all(view.adapter.writes_captions for view in views)
+        else (),
+        confusion=_confusion(before, after, zero_shot or ZeroShot())
+        if vectors and before.labels is not None and len(before.split.classes) > 1
+        else None,
+    )
+
+
+def _retrieved(before: View, after: View, count: int, shown: int) -> tuple[RetrievedPictures, ...]:
+    different = list(dict.fromkeys(texts[0] for texts in before.captions if texts))
+    queries = [different[place] for place in evenly_spaced(len(different), count)]
+    found = (_nearest(view, queries, shown) for view in (before, after))
+    return tuple(RetrievedPictures(*each) for each in zip(queries, *found, strict=True))
+
+
+def _nearest(view: View, queries: list[str], shown: int) -> list[tuple[FoundPicture, ...]]:
+    scores = view.text_vectors(queries) @ view.image_vectors().T
+    best = scores.topk(min(shown, len(view)))
+    captions = view.captions
+    return [
+        tuple(
+            FoundPicture(
+                view.indices[place], view.split.names[view.indices[place]], score, query in captions[place]
+            )
+            for place, score in zip(places, row, strict=True)
+        )
+        if all(math.isfinite(score) for score in row)
+        else ()
+        for query, places, row in zip(queries, best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def _captions(before: View, after: View, count: int, search: Captioning) -> tuple[WrittenCaptions, ...]:
+    places = evenly_spaced(len(before), count)
+    sides = [
+        view.captions_written(num_beams=search.num_beams, max_new_tokens=search.max_new_tokens, places=places)
+        if view.has_finite_weights()
+        else [""] * len(places)
+        for view in (before, after)
+    ]
+    references = before.captions
+    return tuple(
+        WrittenCaptions(
+            index=before.indices[place],
+            name=before.names[place],
+            references=tuple(references[place]),
+            before=first,
+            after=second,
+        )
+        for place, first, second in zip(places, *sides, strict=True)
+    )
+
+
+def _confusion(before: View, after: View, zero_shot: ZeroShot) -> Confusion:
+    first, second = (zero_shot.result(view) for view in (before, after))
+    return Confusion(first.classes, *(_rows(each.scores.confusion) for each in (first, second)))
+
+
+def _rows(matrix: torch.Tensor) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(cell) for cell in row) for row in matrix)
