@@ -150,7 +150,7 @@ class WebShardsDataModule(ImageTextDataModule):
             batches,
             self.shuffle_buffer,
             self.augment,
-            self.fast_decode,
+            self.fast_resize,
             self.max_broken,
             self.caption_key,
             self.seed,

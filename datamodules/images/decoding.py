@@ -11,8 +11,6 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,25 +37,6 @@ def open_picture(data: bytes, fill: int = 0) -> Image.Image:
         return _rgb(picture, fill)
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
         raise ValueError(_reason(error)) from error
-
-
-def decode_jpeg(data: bytes) -> Tensor | None:
-    """A JPEG decoded by torchvision, a third faster than by PIL, uint8 ``[3, h, w]``.
-
-    Returns:
-        ``None`` for what PIL had better do: other formats, four channels, broken files.
-    """
-    from torchvision.io import decode_jpeg
-
-    if not data.startswith(b"\xff\xd8"):
-        return None
-    try:
-        pixels: Tensor = decode_jpeg(
-            torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=True
-        )
-    except RuntimeError:
-        return None
-    return None if len(pixels) == 4 else pixels.expand(3, -1, -1)
 
 
 def broken_because(data: bytes, whole: bool = True) -> str | None:

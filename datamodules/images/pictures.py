@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.images.cache import PictureCache
-from datamodules.images.decoding import decode_jpeg, open_picture
+from datamodules.images.decoding import open_picture
 from datamodules.images.table import PictureTable
-from datamodules.images.transforms import fit, fit_tensor, normalise
+from datamodules.images.transforms import fit, fit_fast, normalise
 from fulgurite.models.adapter import ImageSettings
 
 if TYPE_CHECKING:
@@ -35,16 +35,13 @@ def make_pixels(data: bytes, images: ImageSettings, fast: bool = False) -> Tenso
     Args:
         data: Content of the file.
         images: How the network wants it.
-        fast: By torchvision where it can; at most one level of 255 away.
+        fast: Resize by torchvision; see ``fit_fast``.
 
     Raises:
         ValueError: If the bytes are no picture.
     """
-    if fast:
-        decoded = decode_jpeg(data)
-        if decoded is not None:
-            return fit_tensor(decoded, images)
-    return fit(open_picture(data, images.fill), images)
+    picture = open_picture(data, images.fill)
+    return fit_fast(picture, images) if fast else fit(picture, images)
 
 
 class Pictures:
@@ -54,7 +51,7 @@ class Pictures:
         table: The pictures.
         images: Gives the network's settings, once pixels are asked for.
         cache: Keeps pixels; several splits may share one.
-        fast: Decode and resize by torchvision where it can; see ``make_pixels``.
+        fast: Resize by torchvision; see ``fit_fast``.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class StreamSettings:
         epoch_batches: Batches of an epoch on each rank; ``None`` ends it with the shards.
         shuffle_buffer: Samples among which the next is drawn.
         augment: How pictures are changed.
-        fast: Decode and resize by torchvision where it can.
+        fast: Resize by torchvision; see ``fit_fast``.
         max_broken: Share of samples and of shards that may be broken.
         caption_key: Key of the text in ``json`` samples.
         seed: Seed of the run.

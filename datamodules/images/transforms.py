@@ -3,7 +3,7 @@
     RGB picture -> resize, cut or pad -> uint8 [3, h, w] -> (augmentation, cache) -> normalise -> float32
 
 Resizing by PIL smooths what it shrinks, so the pixels are those of ``open_clip.image_transform`` bit for bit.
-``fit_tensor`` is torchvision's resizing of tensors, for training.
+``fit_fast`` is for training.
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ def fit(picture: Image.Image, images: ImageSettings) -> Tensor:
     return _middle(torch.from_numpy(np.array(picture)).permute(2, 0, 1), images)
 
 
-def fit_tensor(pixels: Tensor, images: ImageSettings) -> Tensor:
-    """As ``fit``, of uint8 ``[3, h, w]``: a third faster, and at most one level of 255 away from it."""
+def fit_fast(picture: Image.Image, images: ImageSettings) -> Tensor:
+    """As ``fit``, but resized by torchvision as a tensor: of photos of 500 x 375, 1.7 times as many a second.
+
+    On 111 photos of MS-COCO no value is more than one level of 255 away, and the mean difference is 0.004 levels. Noise
+    that bicubic weights drive beyond 0 or 255 can be 10 levels away.
+    """
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as transforms
 
-    rows, columns = pixels.shape[1:]
-    width, height = resized((columns, rows), images)
-    if (width, height) != (columns, rows):
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    width, height = resized(picture.size, images)
+    if (width, height) != picture.size:
         method = InterpolationMode(images.interpolation)
         pixels = transforms.resize(pixels, [height, width], interpolation=method, antialias=True)
     return _middle(pixels, images)
