@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fulgurite._hooks import network_class_name
+from fulgurite.artifact.errors import ArtifactError
 from fulgurite.artifact.loading import load as load_network
 from fulgurite.artifact.open_clip_network import PREFIX
 from fulgurite.models import (
@@ -59,8 +60,13 @@ def load(
         tokenizer = load_encoder_tokenizer(str(folder))
         network.encode = _encoder(network, tokenizer, read_pooling(str(folder), network, tokenizer))
     name = network_class_name(network)
-    if name.startswith(PREFIX) or name in IMAGE_TEXT_CLASSES:
-        _attach_image_text(network, folder_adapter(str(folder), network))
+    # an artefact may have been written without a tokenizer; one of open_clip needs none
+    if name.startswith(PREFIX) or (name in IMAGE_TEXT_CLASSES and any(Path(folder).glob("tokenizer*"))):
+        try:
+            adapter = folder_adapter(str(folder), network)
+        except (ValueError, OSError) as error:
+            raise ArtifactError(str(error)) from error
+        _attach_image_text(network, adapter)
     return network
 
 
