@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from fulgurite.evaluation.benchmarks.captioning import Captioning
@@ -59,11 +60,44 @@ class WrittenCaptions:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many pictures of each true class, ``[c][ ]``, are taken for each class, ``[ ][c]``."""
+    """How many pictures of each true class, ``[c][ ]``, are taken for each class, ``[ ][c]``.
+
+    Args:
+        classes: Their names.
+        before: Of the one network.
+        after: Of the other.
+        others: How many classes the last row and column stand for; 0 where each class has its own.
+    """
 
     classes: tuple[str, ...]
     before: tuple[tuple[int, ...], ...]
     after: tuple[tuple[int, ...], ...]
+    others: int = 0
+
+    def narrowed(self, most: int) -> Confusion:
+        """The classes whose pictures are taken for others most differently, then most often, and the rest as one.
+
+        Args:
+            most: Rows at most, 2 or more; no picture is lost.
+        """
+        count = len(self.classes) - (self.others > 0)
+        if len(self.classes) <= most:
+            return self
+        matrices = [np.array(side, np.int64) for side in (self.before, self.after)]
+        shares = [matrix / np.maximum(matrix.sum(1, keepdims=True), 1) for matrix in matrices]
+        changed = np.abs(shares[1] - shares[0]).sum(1)[:count]
+        missed = sum(1 - np.diag(share) for share in shares)[:count]
+        chosen = np.sort(np.lexsort((-missed, -changed))[: most - 1])
+        rest = np.setdiff1d(np.arange(len(self.classes)), chosen)
+        group = np.full(len(self.classes), most - 1)
+        group[chosen] = np.arange(most - 1)
+        sides = []
+        for matrix in matrices:
+            merged = np.zeros((most, most), np.int64)
+            np.add.at(merged, (group[:, None], group[None, :]), matrix)
+            sides.append(tuple(tuple(int(cell) for cell in row) for row in merged))
+        others = len(rest) + (self.others - 1 if self.others else 0)
+        return Confusion((*(self.classes[place] for place in chosen), f"{others} others"), *sides, others)
 
 
 @dataclass(frozen=True)
@@ -112,6 +146,7 @@ class PictureComparison:
             and Confusion(
                 tuple(confusion["classes"]),
                 *(tuple(tuple(row) for row in confusion[side]) for side in ("before", "after")),
+                confusion["others"],
             ),
         )
 
@@ -122,6 +157,7 @@ def compare_views(
     count: int = 6,
     *,
     shown: int = 5,
+    most_classes: int = 100,
     zero_shot: ZeroShot | None = None,
     captioning: Captioning | None = None,
 ) -> PictureComparison:
@@ -132,14 +168,17 @@ def compare_views(
         after: Of the other, on the same split with the same ``limit``.
         count: Texts and captions at most.
         shown: Pictures of each text.
+        most_classes: Rows of the confusion matrices; see ``Confusion.narrowed``.
         zero_shot: Its templates and class names; those of ``ZeroShot()`` by default.
         captioning: Its search; that of ``Captioning()`` by default.
 
     Raises:
-        ValueError: If the views are of different pictures, or a number is below 1.
+        ValueError: If the views are of different pictures, or a number is too small.
     """
     if count < 1 or shown < 1:
         raise ValueError(f"count and shown must be at least 1, got count={count} and shown={shown}")
+    if most_classes < 2:
+        raise ValueError(f"most_classes must be at least 2, got {most_classes}")
     if before.split.sha256 != after.split.sha256 or before.indices != after.indices:
         raise ValueError(
             "views must be of the same pictures, "
@@ -153,7 +192,7 @@ def compare_views(
         captions=_captions(before, after, count, captioning or Captioning())
         if all(view.adapter.writes_captions for view in views)
         else (),
-        confusion=_confusion(before, after, zero_shot or ZeroShot())
+        confusion=_confusion(before, after, zero_shot or ZeroShot()).narrowed(most_classes)
         if vectors and before.labels is not None and len(before.split.classes) > 1
         else None,
     )

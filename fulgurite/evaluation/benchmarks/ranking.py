@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_AT_ONCE = 1 << 22  # scores; 8 bytes each and as much again for comparisons, about 60 MB
+_AT_ONCE = 1 << 22  # scores; 8 bytes each and as much again for comparisons: about 100 MB
 
 
 @dataclass(frozen=True)

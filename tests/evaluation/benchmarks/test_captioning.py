@@ -137,6 +137,7 @@ def test_captions_of_some_pictures_are_written_for_these_alone(captioned_view) -
     assert view.captions_written() == WRITTEN
 
 
+@pytest.mark.slow  # not minutes, but up to 15 seconds of Java reading its tables
 @pytest.mark.skipif(find_java() is None, reason="no Java: METEOR cannot run")
 def test_meteor_is_that_of_the_jar_and_nothing_is_printed(captioned_view, capfd) -> None:
     view = captioned_view(["A cat on a mat.", "the dog"], [["A cat sits on a mat.", "a cat"], ["A dog!"]])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fulgurite.evaluation.benchmarks import Captioning, PictureComparison, View, ZeroShot, compare_views
+from fulgurite.evaluation.benchmarks.pictures import Confusion
 
 
 @pytest.fixture
@@ -54,6 +55,25 @@ def test_confusion_matrices_are_those_of_zero_shot(clip, other, adapter, labelle
         hits = np.trace(matrix) / 70
         assert hits == pytest.approx(zero_shot.evaluate(view).measures[0].value)
     assert confusion.before != confusion.after
+
+
+def test_many_classes_are_narrowed_to_those_that_changed_and_no_picture_is_lost() -> None:
+    right = np.diag([4] * 6)
+    after = right.copy()
+    after[1, 1:4] = (1, 0, 3)  # three of class 1 are taken for 3 now
+    after[4, 4:] = (2, 2)
+    whole = Confusion(tuple("abcdef"), *(tuple(map(tuple, side.tolist())) for side in (right, after)))
+    assert whole.narrowed(6) is whole
+    small = whole.narrowed(3)
+    assert (small.classes, small.others) == (("b", "e", "4 others"), 4)
+    assert small.before == ((4, 0, 0), (0, 4, 0), (0, 0, 16))
+    assert small.after == ((1, 0, 3), (0, 2, 2), (0, 0, 16))
+    assert whole.narrowed(5).narrowed(3) == small
+
+
+def test_of_classes_that_did_not_change_the_most_confused_are_kept() -> None:
+    matrix = ((3, 1, 0, 0), (0, 4, 0, 0), (2, 0, 2, 0), (0, 0, 0, 4))
+    assert Confusion(tuple("abcd"), matrix, matrix).narrowed(3).classes == ("a", "c", "2 others")
 
 
 def test_captions_stand_side_by_side(clip, other, adapter, captioned) -> None:
