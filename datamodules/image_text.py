@@ -25,7 +25,7 @@ from datamodules.images.cache import PictureCache
 from datamodules.images.checking import Check, broken_pictures
 from datamodules.images.dataset import Batch, PictureDataset, as_made, chosen_texts
 from datamodules.images.pictures import Pictures
-from datamodules.images.samplers import BalancedSampler, BucketedSampler, WithEpoch
+from datamodules.images.samplers import BalancedSampler, BucketedSampler, RankOrder
 from datamodules.images.table import PictureTable, evenly_spaced
 from datamodules.images.tokens import TokenRows
 from datamodules.loader import EpochSampler, ResumableDataLoader
@@ -275,10 +275,11 @@ class ImageTextDataModule(LightningDataModule):
         data = PictureDataset(self.split("train"), self._tokens, self.seed, self.augment, choose=True)
         if self.num_workers:
             data.learn_texts()
+        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return ResumableDataLoader(
             data,
             batch_size=self.batch_size,
-            sampler=WithEpoch(self._order(data)),
+            sampler=RankOrder(self._order(data, ranks), rank, ranks),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=as_made,
@@ -287,10 +288,9 @@ class ImageTextDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def _order(self, data: PictureDataset) -> EpochSampler:
+    def _order(self, data: PictureDataset, ranks: int) -> EpochSampler:
         if self.sampler == "bucketed":
-            processes = 1 if self.trainer is None else self.trainer.world_size
-            return BucketedSampler(data.lengths, len(data), self.batch_size * processes, self.seed)
+            return BucketedSampler(data.lengths, len(data), self.batch_size * ranks, self.seed)
         if self.sampler == "balanced":
             labels = data.pictures.labels
             if labels is None:

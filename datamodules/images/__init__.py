@@ -5,7 +5,7 @@ from datamodules.images.augmentation import Augment
 from datamodules.images.cache import PictureCache
 from datamodules.images.checking import Check
 from datamodules.images.pictures import Pictures
-from datamodules.images.samplers import BalancedSampler, BucketedSampler, WithEpoch
+from datamodules.images.samplers import BalancedSampler, BucketedSampler, RankOrder
 from datamodules.images.stores import FolderStore, MemoryStore, PictureStore, open_store
 from datamodules.images.table import PictureTable
 
@@ -20,8 +20,8 @@ __all__ = [
     "PictureStore",
     "PictureTable",
     "Pictures",
+    "RankOrder",
     "TarStore",
-    "WithEpoch",
     "ZipStore",
     "open_store",
 ]

@@ -1,11 +1,11 @@
 r"""Orders of training pictures that are functions of seed and epoch.
 
     labels  -> BalancedSampler -> each class equally often -\
-    lengths -> BucketedSampler -> like lengths in a batch  --> WithEpoch -> (epoch, index) -> batches
+    lengths -> BucketedSampler -> like lengths in a batch  --> RankOrder -> (epoch, index) -> batches
 
-They give single indices, not batches. So with several processes Lightning puts its ``DistributedSamplerWrapper`` around
-them, which deals the order out in turn, and a loader goes on within an epoch as with any sampler. The epoch travels
-with each index, because workers that stay alive have a data set that nobody tells the epoch.
+They give single indices, not batches, so a loader goes on within an epoch as with any sampler. ``RankOrder`` deals
+an order out to processes in turn; Lightning's own wrapper would shuffle it once more, and like lengths would part. The
+epoch travels with each index, because workers that stay alive have a data set that nobody tells the epoch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data.distributed import DistributedSampler
 from typing_extensions import override
 
 from datamodules.loader import EpochSampler
@@ -99,30 +99,29 @@ class BucketedSampler(EpochSampler):
         yield from rest.tolist()
 
 
-class WithEpoch(Sampler[tuple[int, int]]):
-    """The indices of another sampler, each with the epoch.
+class RankOrder(DistributedSampler[tuple[int, int]]):
+    """One process's share of another sampler's indices, each with the epoch.
 
     Args:
-        order: The other sampler.
+        order: The other sampler; on all processes the same.
+        rank: This process.
+        ranks: Number of processes. The first indices come again at the end where the processes would otherwise not
+            have as many.
     """
 
-    def __init__(self, order: _Order) -> None:
+    def __init__(self, order: _Order, rank: int = 0, ranks: int = 1) -> None:
+        super().__init__(range(len(order)), ranks, rank, shuffle=False)  # type: ignore[arg-type]  # for its length
         self._order = order
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose order comes next."""
-        return self._order.epoch
-
+    @override
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls it."""
+        super().set_epoch(epoch)
         self._order.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self._order)
 
     @override
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self._order.epoch
-        for index in self._order:
-            yield epoch, index
+        indices = list(self._order)
+        indices += indices[: -len(indices) % self.num_replicas]
+        for index in indices[self.rank :: self.num_replicas]:
+            yield self.epoch, index
