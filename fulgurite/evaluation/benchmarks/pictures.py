@@ -8,12 +8,11 @@ Examples are evenly spaced over the split, not chosen by how well they came out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
-import torch
 
 from fulgurite.evaluation.benchmarks.captioning import Captioning
 from fulgurite.evaluation.benchmarks.view import View
@@ -86,18 +85,18 @@ class Confusion:
         matrices = [np.array(side, np.int64) for side in (self.before, self.after)]
         shares = [matrix / np.maximum(matrix.sum(1, keepdims=True), 1) for matrix in matrices]
         changed = np.abs(shares[1] - shares[0]).sum(1)[:count]
-        missed = sum(1 - np.diag(share) for share in shares)[:count]
+        both = shares[0] + shares[1]
+        missed = (both.sum(1) - both.diagonal())[:count]
         chosen = np.sort(np.lexsort((-missed, -changed))[: most - 1])
-        rest = np.setdiff1d(np.arange(len(self.classes)), chosen)
         group = np.full(len(self.classes), most - 1)
         group[chosen] = np.arange(most - 1)
-        sides = []
-        for matrix in matrices:
-            merged = np.zeros((most, most), np.int64)
-            np.add.at(merged, (group[:, None], group[None, :]), matrix)
-            sides.append(tuple(tuple(int(cell) for cell in row) for row in merged))
-        others = len(rest) + (self.others - 1 if self.others else 0)
-        return Confusion((*(self.classes[place] for place in chosen), f"{others} others"), *sides, others)
+        merged = [np.zeros((most, most), np.int64) for _ in matrices]
+        for matrix, target in zip(matrices, merged, strict=True):
+            np.add.at(target, (group[:, None], group[None, :]), matrix)
+        before, after = (_rows(target) for target in merged)
+        others = len(self.classes) - len(chosen) + max(self.others - 1, 0)
+        names = (*(self.classes[place] for place in chosen.tolist()), f"{others} others")
+        return Confusion(names, before, after, others)
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,6 @@ class PictureComparison:
             KeyError: If a field is missing.
             TypeError: If there is one too many.
         """
-        confusion = record["confusion"]
         return cls(
             description=record["description"],
             retrieved=tuple(
@@ -142,12 +140,7 @@ class PictureComparison:
                 WrittenCaptions(**{**each, "references": tuple(each["references"])})
                 for each in record["captions"]
             ),
-            confusion=confusion
-            and Confusion(
-                tuple(confusion["classes"]),
-                *(tuple(tuple(row) for row in confusion[side]) for side in ("before", "after")),
-                confusion["others"],
-            ),
+            confusion=record["confusion"] and _read_confusion(record["confusion"]),
         )
 
 
@@ -245,8 +238,15 @@ def _captions(before: View, after: View, count: int, search: Captioning) -> tupl
 
 def _confusion(before: View, after: View, zero_shot: ZeroShot) -> Confusion:
     first, second = (zero_shot.result(view) for view in (before, after))
-    return Confusion(first.classes, *(_rows(each.scores.confusion) for each in (first, second)))
+    return Confusion(first.classes, _rows(first.scores.confusion), _rows(second.scores.confusion))
 
 
-def _rows(matrix: torch.Tensor) -> tuple[tuple[int, ...], ...]:
+def _read_confusion(record: Mapping[str, Any]) -> Confusion:
+    return Confusion(
+        **{**record, "classes": tuple(record["classes"])}
+        | {side: _rows(record[side]) for side in ("before", "after")}
+    )
+
+
+def _rows(matrix: Iterable[Iterable[SupportsInt]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(cell) for cell in row) for row in matrix)

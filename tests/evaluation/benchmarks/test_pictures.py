@@ -114,3 +114,5 @@ def test_views_of_other_pictures_are_refused(clip, adapter, labelled) -> None:
         compare_views(whole, part)
     with pytest.raises(ValueError, match="count and shown must be at least 1, got count=0 and shown=5"):
         compare_views(whole, whole, count=0)
+    with pytest.raises(ValueError, match="most_classes must be at least 2, got 1"):
+        compare_views(whole, whole, most_classes=1)
