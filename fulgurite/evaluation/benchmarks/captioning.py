@@ -56,14 +56,16 @@ class Captioning(Benchmark):
 
     num_beams: int = 3
     max_new_tokens: int = 30
-    meteor: Wanted = "auto"
-    spice: Wanted = "auto"
+    meteor: Wanted | bool = "auto"
+    spice: Wanted | bool = "auto"
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("meteor", "spice"):
+            if isinstance(getattr(self, name), bool):  # what YAML makes of on and off without quotes
+                object.__setattr__(self, name, "on" if getattr(self, name) else "off")
             if getattr(self, name) not in ("auto", "off", "on"):
                 raise ValueError(f"{name} must be auto, off or on, got {getattr(self, name)!r}")
 
@@ -143,7 +145,7 @@ class Captioning(Benchmark):
                 logger.warning("%s is left out: %s", name, error)
         return facts
 
-    def _in_java(self) -> list[tuple[str, Wanted, Callable[[], str | None]]]:
+    def _in_java(self) -> list[tuple[str, Wanted | bool, Callable[[], str | None]]]:
         return [("meteor", self.meteor, missing_for_meteor), ("spice", self.spice, missing_for_spice)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from fulgurite.evaluation.benchmarks import Captioning, View
@@ -181,6 +182,12 @@ def test_pycocoevalcap_prints_nothing_through_us(captioned_view) -> None:
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         PLAIN.evaluate(captioned_view(WRITTEN, REFERENCES))
     assert out.getvalue() == err.getvalue() == ""
+
+
+def test_yaml_may_say_on_and_off_without_quotes() -> None:
+    settings = yaml.safe_load("{meteor: off, spice: on}")
+    assert settings == {"meteor": False, "spice": True}
+    assert Captioning(**settings) == Captioning(meteor="off", spice="on")
 
 
 def test_bad_settings_networks_and_data_are_refused(adapter, captioned, captioned_view) -> None:
