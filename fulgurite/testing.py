@@ -92,5 +92,5 @@ def small_image_text(kind: str) -> tuple[Any, Any]:
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.dim() == 1:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return network.eval(), adapter

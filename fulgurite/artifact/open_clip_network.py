@@ -32,16 +32,8 @@ _KEYS = {
     "nonscalar_logit_scale",
 }
 _TOKENIZER_KEYS = {"clean", "strip_sep_token", "reduction_mask", "additional_special_tokens"}
-# what transformers' constructors make of bad sizes: all of these
-BAD_SETTINGS = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AssertionError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-)
+# what constructors make of bad sizes: all of these
+_BAD = (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError, AttributeError)
 
 
 def check_model_cfg(model_cfg: Any, *, most_layers: int = 1000) -> dict[str, Any]:
@@ -107,7 +99,7 @@ def make_network(model_cfg: Mapping[str, Any], device: torch.device | str = "cpu
     try:
         with quiet(), torch.device(device):
             network: nn.Module = cls(**settings)
-    except BAD_SETTINGS as error:
+    except _BAD as error:
         raise ValueError(f"open_clip cannot build the network: {error}") from error
     return network
 

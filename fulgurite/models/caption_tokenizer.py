@@ -8,6 +8,7 @@ Both say any text, and are tokenizers of transformers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,22 +91,40 @@ def _word_piece(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFas
     backend = Tokenizer(models.WordPiece(unk_token=_BERT["unk_token"]))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
+    letters, within = _letters(backend, texts, most=(vocab_size - len(_BERT)) // 2)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        # letters come twice, at a word's start and within: of many, the more frequent half of the room at most
-        limit_alphabet=max(1, (vocab_size - len(_BERT)) // 2),
-        special_tokens=list(_BERT.values()),
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        # the trainer numbers letters within words as it meets them, in another order each time, and chooses by
+        # number among pieces that are as frequent: here they have their numbers beforehand
+        special_tokens=[*_BERT.values(), *within],
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
+    trained = Tokenizer(models.WordPiece(backend.get_vocab(), unk_token=_BERT["unk_token"]))
+    trained.normalizer, trained.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    trained.decoder = decoders.WordPiece()
+    trained.add_special_tokens(list(_BERT.values()))
     start, end = _BERT["cls_token"], _BERT["sep_token"]
-    backend.post_processor = processors.TemplateProcessing(
+    trained.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}",
         pair=f"{start} $A {end} $B:1 {end}:1",
-        special_tokens=[(token, backend.token_to_id(token)) for token in (start, end)],
+        special_tokens=[(token, trained.token_to_id(token)) for token in (start, end)],
     )
-    return _wrapped(backend, _BERT)
+    return _wrapped(trained, _BERT)
+
+
+def _letters(backend: Any, texts: Sequence[str], most: int) -> tuple[list[str], list[str]]:
+    """The most frequent letters of some texts, and as WordPiece writes them within words; both in order."""
+    counts: Counter[str] = Counter()
+    within: set[str] = set()
+    for text in texts:
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)):
+            counts.update(word)
+            within.update(word[1:])
+    kept = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:most])
+    return kept, [f"##{letter}" for letter in kept if letter in within]
 
 
 def _wrapped(backend: Any, special: dict[str, str]) -> PreTrainedTokenizerFast:

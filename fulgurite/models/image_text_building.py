@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fulgurite.artifact.open_clip_network import BAD_SETTINGS, check_model_cfg, make_network
+from fulgurite.artifact.open_clip_network import check_model_cfg, make_network
 from fulgurite.models.adapter import ImageTextAdapter
 from fulgurite.models.image_settings import preprocess_of_settings, settings_of_preprocess
 from fulgurite.models.image_text import make_adapter
@@ -128,8 +128,8 @@ def _build_transformers(
         built = AutoConfig.for_model(model_type, **{**settings, "text_config": text})
         cls: Any = getattr(transformers, _KINDS[kind])
         network = cls._from_config(built, dtype=torch.float32)
-    except BAD_SETTINGS as error:
-        raise ValueError(f"transformers cannot build {kind}: {error}") from error
+    except Exception as error:  # its validators have errors of their own
+        raise ValueError(f"transformers cannot build {kind}: {' '.join(str(error).split())}") from error
     network.config.architectures = [_KINDS[kind]]
     default = default_images(network)
     images = settings_of_preprocess({**preprocess_of_settings(default), **preprocess}, default.size)

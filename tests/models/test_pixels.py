@@ -1,0 +1,89 @@
+"""Pictures become pixels as open_clip and transformers make them."""
+
+from typing import Any
+
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from fulgurite.models import ImageSettings, to_pixels
+from fulgurite.models.image_settings import (
+    preprocess_of_settings,
+    processor_settings,
+    settings_of_preprocess,
+    settings_of_processor,
+)
+
+
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(torch.randint(256, (height, width, 3), dtype=torch.uint8).numpy())
+
+
+@pytest.mark.parametrize("resize", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [(20, 20), (20, 28)], ids=str)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels_are_open_clips_own(resize: Any, size: tuple[int, int], interpolation: Any) -> None:
+    if resize == "shortest" and size == (20, 28) and interpolation == "bilinear":
+        pytest.skip("open_clip drops the interpolation of pictures that are not square")
+    images = ImageSettings(size, interpolation=interpolation, resize=resize, fill=7)
+    theirs = image_transform_v2(PreprocessCfg(**preprocess_of_settings(images)), is_train=False)
+    for shape in ((50, 31), (31, 50), (9, 12), (20, 28), (300, 11)):
+        each = picture(*shape)
+        found = to_pixels(each, images)
+        assert found.shape == (3, *size)
+        assert torch.equal(found, theirs(each)), shape
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Blip", "Siglip"])
+def test_pixels_are_those_of_transformers_but_for_rounding(kind: str) -> None:
+    import transformers
+
+    images = ImageSettings((24, 24), resize="shortest" if kind == "CLIP" else "squash")
+    processor = getattr(transformers, f"{kind}ImageProcessor")(**processor_settings(images))
+    each = picture(50, 31)
+    found = processor(images=each, return_tensors="pt")["pixel_values"][0]
+    # torchvision and Pillow round a channel's value of 0 to 255 up or down: one step, over the smallest std
+    assert (to_pixels(each, images) - found).abs().max() < 1.5 / 255 / min(images.std)
+
+
+def test_what_is_transparent_shows_the_background() -> None:
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    images = ImageSettings((4, 4), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), fill=51)  # 51: a fifth of 255
+    assert torch.allclose(to_pixels(clear, images), torch.tensor(0.2))
+    palette = Image.new("P", (8, 8), 0)
+    palette.info["transparency"] = 0
+    assert torch.allclose(to_pixels(palette, images), torch.tensor(0.2))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "I;16"])
+def test_pictures_of_any_mode_become_three_channels(mode: str) -> None:
+    assert to_pixels(Image.new(mode, (9, 7)), ImageSettings((4, 4))).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_settings_come_back_from_both_forms(resize: Any) -> None:
+    images = ImageSettings((24, 24), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", resize, 255)
+    assert settings_of_preprocess(preprocess_of_settings(images)) == images
+    from transformers import CLIPImageProcessor
+
+    assert settings_of_processor(CLIPImageProcessor(**processor_settings(images))) == images
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": {"longest_edge": 30}}, "shortest_edge, or height and width"),
+        (
+            {"size": {"shortest_edge": 30}, "crop_size": {"height": 24, "width": 24}},
+            "shortest_edge 30 and 24x24",
+        ),
+        ({"resample": 0}, r"resample must be 2 or 3 \(bilinear, bicubic\), got 0"),
+        ({"image_mean": [0.5]}, "image_mean must have a value for each of 3 channels"),
+    ],
+)
+def test_a_processor_that_does_something_else_is_refused(settings: dict[str, Any], message: str) -> None:
+    from transformers import CLIPImageProcessor
+
+    with pytest.raises(ValueError, match=message):
+        settings_of_processor(CLIPImageProcessor(**{"size": {"shortest_edge": 224}, **settings}))
