@@ -101,13 +101,12 @@ class Pictures:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of pictures, texts and classes."""
+        """Hash of pictures, texts and classes, wherever the pictures lie."""
         digest = hashlib.sha256(json.dumps(list(self.classes)).encode())
         for index, name in enumerate(self.names):
             label = None if self.labels is None else int(self.labels[index])
             content = hashlib.sha256(self.table.store.open(name)).hexdigest()
-            line = json.dumps([name, content, list(self.captions[index]), label])
-            digest.update(line.encode("utf-8", "surrogateescape"))
+            digest.update(json.dumps([content, list(self.captions[index]), label]).encode())
         return digest.hexdigest()
 
     @property
