@@ -108,7 +108,10 @@ class Blip(ImageTextModule):
         scale = images.new_tensor(_SCALE)
         contrastive = contrastive_loss(images, texts, scale, same)
         matching = self._matching_loss(pixels, tokens, scale * (images @ texts.T).detach(), same)
-        return contrastive + matching, {"contrastive": contrastive.detach(), "matching": matching.detach()}
+        return contrastive + matching, {
+            "contrastive_loss": contrastive.detach(),
+            "matching_loss": matching.detach(),
+        }
 
     def _caption_loss(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """Cross-entropy of each token after the first, padding left out, in nats."""

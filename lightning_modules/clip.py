@@ -136,7 +136,7 @@ class Clip(ImageTextModule):
         theirs = [gathered(self, vectors) for vectors in self._taught.vectors(pixels, tokens)]
         taught = affinity_loss(images, texts, scale, theirs[0], theirs[1], self._taught.scale)
         total = (1 - self.teacher_weight) * own + self.teacher_weight * taught
-        return total, {"contrastive": own.detach(), "affinity": taught.detach()}
+        return total, {"contrastive_loss": own.detach(), "affinity_loss": taught.detach()}
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
