@@ -32,6 +32,7 @@ _KEYS = {
     "nonscalar_logit_scale",
 }
 _TOKENIZER_KEYS = {"clean", "strip_sep_token", "reduction_mask", "additional_special_tokens"}
+_LONGEST = 4096  # tokens: the mask of which token sees which grows with their square, and no weight bounds it
 # what constructors make of bad sizes: all of these
 _BAD = (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError, AttributeError)
 
@@ -63,6 +64,9 @@ def check_model_cfg(model_cfg: Any, *, most_layers: int = 1000) -> dict[str, Any
         depth = sum(layers) if isinstance(layers, list | tuple) else layers
         if not isinstance(depth, int) or not 0 < depth <= most_layers:
             raise ValueError(f"{tower}.layers must be in [1, {most_layers}], got {layers!r}")
+    length = checked["text_cfg"].get("context_length", 77)
+    if not isinstance(length, int) or not 0 < length <= _LONGEST:
+        raise ValueError(f"text_cfg.context_length must be in [1, {_LONGEST}], got {length!r}")
     if name := checked["text_cfg"].get("hf_model_name"):
         raise ValueError(
             f"text_cfg.hf_model_name must not be set, got {name!r}: text towers of another library "
