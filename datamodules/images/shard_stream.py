@@ -179,16 +179,19 @@ class ShardLoader(DataLoader[dict[str, Tensor]]):
             ({}, 0)
         ]  # after the last batch but one, and after the last
         self._resumed: tuple[int, Progress, int] | None = None
+        self._loaded = False
 
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base names a private class
-        counted = self._epoch + 1 if self._ended else self._epoch
-        epoch = counted if self._epoch_now is None else self._epoch_now()
+        epoch = self._epoch + self._ended
+        if self._epoch_now is not None:
+            # Lightning begins the first epoch after a resume before it counts the one that had ended
+            epoch = max(epoch, self._epoch_now()) if self._loaded else self._epoch_now()
         progress: Progress = {}
         turn = 0
         if self._resumed is not None and self._resumed[0] == epoch:
             _, progress, turn = self._resumed
-        self._resumed, self._epoch, self._ended = None, epoch, False
+        self._resumed, self._loaded, self._epoch, self._ended = None, False, epoch, False
         self._state = [(dict(progress), turn)]
         self.stream.begin(epoch, progress, turn)
         for batch in super().__iter__():
@@ -204,11 +207,17 @@ class ShardLoader(DataLoader[dict[str, Tensor]]):
         # Lightning asks a loader without a length for one batch more than it has trained on
         ahead = self.stream.settings.epoch_batches is None and not self._ended
         progress, turn = self._state[0] if ahead else self._state[-1]
-        return {"epoch": self._epoch, "progress": progress, "turn": turn, "workers": self.num_workers}
+        return {
+            "epoch": self._epoch,
+            "ended": self._ended,
+            "progress": progress,
+            "turn": turn,
+            "workers": self.num_workers,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was made; with another number of workers, from the epoch's beginning."""
-        self._epoch = state["epoch"]
+        self._epoch, self._ended, self._loaded = state["epoch"], state["ended"], True
         if state["workers"] != self.num_workers:
             logger.warning(
                 "the checkpoint was made with %d workers, now there are %d: epoch %d begins again",

@@ -111,39 +111,47 @@ def read_shards(urls: Iterable[str], tally: Tally, caption_key: str = "caption")
     Raises:
         ValueError: If more are broken than ``tally`` allows.
     """
-    from webdataset.tariterators import tarfile_samples
-
     for url in urls:
         failures: list[str] = []
-
-        def noted(error: Exception, failures: list[str] = failures) -> bool:
-            failures.append(str(error.args[0]) if error.args else type(error).__name__)
-            return False  # the library then ends the shard, and gives what it had of the last sample
-
         shard = url.rpartition("/")[2]
-        last: Mapping[str, Any] | None = None
-        for raw in tarfile_samples([{"url": url}], handler=noted):
-            if last is not None:
-                yield from _parsed(last, shard, tally, caption_key)
-            last = raw
+        for raw in _grouped(url, failures):
+            name = f"{shard}/{raw['__key__']}"
+            sample = _parsed(name, raw, caption_key)
+            tally.seen += 1
+            if isinstance(sample, Sample):
+                yield sample
+            elif not failures:  # else the end of the shard cuts through this sample
+                tally.sample(name, sample)
         if failures:
-            tally.shard(url, failures[0])  # before the last sample, of which a part may be missing
-        elif last is not None:
-            yield from _parsed(last, shard, tally, caption_key)
+            tally.shard(url, failures[0])
 
 
-def _parsed(raw: Mapping[str, Any], shard: str, tally: Tally, caption_key: str) -> Iterator[Sample]:
-    tally.seen += 1
-    name = f"{shard}/{raw['__key__']}"
+def _grouped(url: str, failures: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Files of a shard, grouped by key; what went wrong is added to ``failures``."""
+    from webdataset.gopen import gopen
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    def noted(error: Exception) -> bool:
+        # the library adds " @ " and an object in memory
+        failures.append(str(error.args[0]).partition(" @ ")[0] if error.args else type(error).__name__)
+        return False  # the library then ends the shard, and gives what it had of the last sample
+
+    try:
+        with gopen(url) as stream:
+            files = tar_file_expander([{"url": url, "stream": stream}], handler=noted)
+            yield from group_by_keys(files, handler=noted)
+    except OSError as error:
+        failures.append(str(error))
+
+
+def _parsed(name: str, raw: Mapping[str, Any], caption_key: str) -> Sample | str:
+    """A sample, or why there is none."""
     data = next((raw[key] for key in _PICTURES if key in raw), None)
-    texts, reason = _texts(raw, caption_key)
     if data is None:
         inside = ", ".join(key for key in raw if not key.startswith("__")) or "nothing"
-        tally.sample(name, f"expected a picture ({', '.join(_PICTURES)}), found {inside}")
-    elif not texts:
-        tally.sample(name, reason)
-    else:
-        yield Sample(name, data, texts)
+        return f"expected a picture ({', '.join(_PICTURES)}), found {inside}"
+    texts, reason = _texts(raw, caption_key)
+    return Sample(name, data, texts) if texts else reason
 
 
 def _texts(raw: Mapping[str, Any], caption_key: str) -> tuple[list[str], str]:
