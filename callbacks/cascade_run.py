@@ -22,6 +22,7 @@ from torch import Tensor
 
 from callbacks.allocation_run import AllocationRun
 from callbacks.console import Console
+from callbacks.examples import examples
 from callbacks.interrupt import StopOnSignal
 from callbacks.judging import Made, judge
 from callbacks.level import Level
@@ -34,7 +35,7 @@ from callbacks.stages.stage import Stage
 from callbacks.stages.structure import StructuralStage
 from callbacks.structure_run import NETWORK_NAME, build_network
 from callbacks.subject import Subject, check_finite, fingerprint_of
-from fulgurite.artifact.loading import load
+from fulgurite._hooks import network_class_name
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.writer import write_artifact
 from fulgurite.calibration import gather_metrics
@@ -370,7 +371,7 @@ class CascadeRun:
         return write_artifact(
             folder,
             encoded,
-            model_class=type(self.network).__name__,
+            model_class=network_class_name(self.network),
             aliases=self.subject.aliases,
             files=self.module.artifact_files(),
         )
@@ -379,20 +380,12 @@ class CascadeRun:
 
     def _finish(self, level: Level) -> None:
         samples: list[dict[str, str]] = []
+        pictures: dict[str, Any] | None = None
         if self.rank == 0:
             if level.folder is not None:
                 self.folder.ensure_published(level.folder)  # a kill may have come between verdict and copy
-                reference = self.reference
-                self.read_as(reference)
-                before = reference.module.samples(reference.network, self.datamodule, self.cascade.prompts)
-                self.read_as(self.subject)
-                compressed = load(self.folder.artifact, device=self.device)
-                after = self.module.samples(compressed, self.datamodule, self.cascade.prompts)
-                samples = [
-                    {"prompt": prompt, "reference": old, "artifact": new}
-                    for (prompt, old), (_, new) in zip(before, after, strict=True)
-                ]
-            record = self.record.finish(level.name, samples)
+                samples, pictures = examples(self)
+            record = self.record.finish(level.name, samples, pictures)
             self.console.result(self.folder.path, record)
         self.success = level.folder is not None
         self.trainer.strategy.barrier("finished")

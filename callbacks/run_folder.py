@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, and what a second start may go on with.
 
-DIR/config.yaml  record.json  events.jsonl  report.md  report.html
+DIR/config.yaml  record.json  events.jsonl  report.md  report.html  plots/  pictures/
 DIR/artifact/                       the result
 DIR/stages/<name>/try-<k>/          artifact/, try.json once it is judged; layers/ while it is being made
 DIR/state.json                      the recipe that all of it belongs to
@@ -144,7 +144,7 @@ class RunFolder:
         return [name for name in before if name not in judged and before[name] != now.get(name)]
 
     def _clear(self) -> None:
-        for name in ("artifact", "stages", "plots", "metrics"):
+        for name in ("artifact", "stages", "plots", "pictures", "metrics"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (
             "state.json",

@@ -166,11 +166,15 @@ class RunRecord:
         self._record["notes"].append(text)
         self._event("note", text=text)
 
-    def finish(self, level: str, samples: list[dict[str, str]]) -> dict[str, Any]:
+    def finish(
+        self, level: str, samples: list[dict[str, str]], pictures: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The run is over: write all, with tables and plots."""
         from fulgurite.reporting.report import write_report
 
         self._record |= {"level": level, "samples": samples, "finished": _now()}
+        if pictures is not None:
+            self._record["pictures"] = pictures
         self._event("finish", level=level)
         self._write()
         if self._run.cascade.report:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Generator, Tensor, nn
 
 from fulgurite.distillation import Outputs
+from fulgurite.evaluation.benchmarks import PictureComparison
 from fulgurite.evaluation.evaluation import Evaluation
 
 
@@ -104,6 +105,33 @@ class Compressible(Objective, Protocol):
 
         Raises:
             ValueError: If scores of the two could not be compared.
+        """
+
+
+@runtime_checkable
+class ShowsPictures(Protocol):
+    """A module whose network reads pictures: a cascade asks it for some that a reader can look at."""
+
+    def pictures(
+        self,
+        network: nn.Module,
+        reference: Any,
+        datamodule: LightningDataModule,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> PictureComparison | None:
+        """What ``network`` and the reference make of the same held-out pictures.
+
+        Args:
+            network: This module's, or a compressed one.
+            reference: The module whose network was there before; this one, or one that it is a successor of.
+            datamodule: With the held-out data, read as this module's network reads it.
+            limit: Of ``evaluate_network``.
+            progress: Called with the pictures seen so far, over both networks.
+
+        Returns:
+            ``None`` where there is nothing to compare.
         """
 
 

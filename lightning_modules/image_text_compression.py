@@ -24,10 +24,12 @@ from fulgurite.evaluation.benchmarks import (
     Captioning,
     Drift,
     Matching,
+    PictureComparison,
     Retrieval,
     TowerVectors,
     View,
     ZeroShot,
+    compare_views,
     run_benchmarks,
 )
 from fulgurite.evaluation.evaluation import Evaluation
@@ -269,6 +271,29 @@ class ImageTextCompression:
                 view.names, nearest.indices.tolist(), nearest.values.tolist(), strict=True
             )
         ]
+
+    def pictures(
+        self,
+        network: nn.Module,
+        reference: ImageTextCompression,
+        datamodule: Any,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> PictureComparison | None:
+        """Pictures found, captions and confusion matrices; ``None`` where the two read pictures differently."""
+        if reference.adapter.images != self.adapter.images:
+            return None
+        split = datamodule.evaluation()
+        count = min(len(split), limit or len(split))
+        later = None if progress is None else lambda done: progress(count + done)
+        benchmarks = self.chosen_benchmarks(split)
+        return compare_views(
+            reference._view(reference.network, datamodule, split, limit, progress),
+            self._view(network, datamodule, split, limit, later),
+            zero_shot=next((each for each in benchmarks if isinstance(each, ZeroShot)), None),
+            captioning=next((each for each in benchmarks if isinstance(each, Captioning)), None),
+        )
 
     def save_as(self, folder: Path, network: Any, tokenizer: Any = None) -> None:
         """As the network's own library saves it."""

@@ -66,6 +66,42 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A small picture, with what is said of it.
+
+    Args:
+        name: Shown where there is no file, and to those who do not see it.
+        path: Its file relative to the run's folder; ``None`` where it has none.
+        note: Words under it.
+        marked: Whether it is set off from the others; the note says it in words.
+    """
+
+    name: str
+    path: str | None
+    note: str = ""
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A text with the pictures that two networks find for it, nearest first."""
+
+    query: str
+    reference: Sequence[Picture]
+    artifact: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A picture with what people and two networks say of it."""
+
+    picture: Picture
+    people: Sequence[str]
+    reference: str
+    artifact: str
+
+
+@dataclass(frozen=True)
 class Fold:
     """A long table behind its summary."""
 
@@ -73,7 +109,7 @@ class Fold:
     table: Table
 
 
-Block = Text | Table | Code | Plot | Sample | Fold
+Block = Text | Table | Code | Plot | Sample | Gallery | Captions | Fold
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A report as one HTML file: no script, no font, no picture from elsewhere.
+"""A report as one HTML file: no script, no font, no picture from elsewhere; those it shows are in it.
 
 The page follows the reader's light or dark theme, scrolls wide tables inside themselves on a phone, and
 prints on white. All text passes ``html.escape``; a content policy forbids loads that would slip through.
@@ -6,18 +6,33 @@ prints on white. All text passes ``html.escape``; a content policy forbids loads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
-from fulgurite.reporting.blocks import Block, Code, Document, Fold, Plot, Sample, Section, Table, Text
+from fulgurite.reporting.blocks import (
+    Block,
+    Captions,
+    Code,
+    Document,
+    Fold,
+    Gallery,
+    Picture,
+    Plot,
+    Sample,
+    Section,
+    Table,
+    Text,
+)
 from fulgurite.reporting.figures import inline_svg
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>{style}</style>
@@ -74,11 +89,22 @@ summary { cursor: pointer; color: var(--accent); }
 .sample h3 { font-size: 0.85rem; color: var(--soft); margin: 0.7rem 0 0.2rem; }
 .sample p { white-space: pre-wrap; margin: 0; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0 1.5rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.8rem, 1fr)); gap: 0.5rem;
+  list-style: none; margin: 0; padding: 0; font-size: 0.85rem; }
+.tile { border: 2px dashed var(--line); border-radius: 6px; padding: 0.3rem; min-width: 0; text-align: center;
+  overflow-wrap: anywhere; }
+.marked { border: 2px solid var(--accent); }
+.tile img, .seen img { display: block; width: 6rem; height: 6rem; max-width: 100%; margin: 0 auto;
+  object-fit: contain; }
+.tile i, .seen i { display: block; color: var(--soft); overflow-wrap: anywhere; }
+.seen { display: grid; grid-template-columns: 6rem minmax(0, 1fr); gap: 0 1.25rem; align-items: start;
+  padding-top: 0.9rem; }
+.seen h3:first-child { margin-top: 0; }
 @media print {
   main { max-width: none; padding: 0; }
   body { font-size: 10pt; }
   h2 { break-after: avoid; }
-  figure, tr, .sample { break-inside: avoid; }
+  figure, tr, .sample, .tile { break-inside: avoid; }
   .wide { overflow: visible; }
   figure svg { min-width: 0; }
   pre { white-space: pre-wrap; }
@@ -87,20 +113,27 @@ summary { cursor: pointer; color: var(--accent); }
 """
 
 
-def render_html(document: Document) -> str:
-    """Write a document as one self-contained page."""
-    sections = "\n".join(_section(number, part) for number, part in enumerate(document.sections, start=1))
+def render_html(document: Document, images: Mapping[str, str]) -> str:
+    """Write a document as one self-contained page.
+
+    Args:
+        document: The report.
+        images: ``data:`` address of each picture by its path; those that are missing are named instead.
+    """
+    sections = "\n".join(
+        _section(number, part, images) for number, part in enumerate(document.sections, start=1)
+    )
     title, lead = escape(document.title), escape(document.lead)
-    return _PAGE.format(title=title, style=_STYLE, lead=lead, sections=sections)
+    return _PAGE.format(title=title, policy=_POLICY, style=_STYLE, lead=lead, sections=sections)
 
 
-def _section(number: int, section: Section) -> str:
-    blocks = "\n".join(map(_block, section.blocks))
+def _section(number: int, section: Section, images: Mapping[str, str]) -> str:
+    blocks = "\n".join(_block(block, images) for block in section.blocks)
     heading = f'<h2 id="section-{number}">{escape(section.title)}</h2>'
     return f'<section aria-labelledby="section-{number}">\n{heading}\n{blocks}\n</section>'
 
 
-def _block(block: Block) -> str:
+def _block(block: Block, images: Mapping[str, str]) -> str:
     match block:
         case Text():
             return f"<p>{escape(block.text)}</p>"
@@ -117,6 +150,16 @@ def _block(block: Block) -> str:
             inner = "".join(f"<div>{_labelled(name, text)}</div>" for name, text in pair)
             prompt = _labelled("Prompt", block.prompt)
             return f'<div class="sample">{prompt}<div class="pair">{inner}</div></div>'
+        case Gallery():
+            sides = [("Reference", block.reference), ("Artefact", block.artifact)]
+            inner = "".join(f"<h3>{name}</h3>{_tiles(pictures, images)}" for name, pictures in sides)
+            return f'<div class="sample">{_labelled("Text", block.query)}{inner}</div>'
+        case Captions():
+            said = [("People", "\n".join(block.people))] if block.people else []
+            said += [("Reference", block.reference), ("Artefact", block.artifact)]
+            inner = "".join(_labelled(name, text or "(nothing)") for name, text in said)
+            picture = _picture(block.picture, images)
+            return f'<div class="sample seen"><div>{picture}</div><div>{inner}</div></div>'
         case Fold():
             summary = f"<summary>{escape(block.summary)}</summary>"
             return f"<details>{summary}{_table(block.table)}</details>"
@@ -124,6 +167,22 @@ def _block(block: Block) -> str:
 
 def _labelled(name: str, text: str) -> str:
     return f"<h3>{name}</h3><p>{escape(text)}</p>"
+
+
+def _tiles(pictures: Sequence[Picture], images: Mapping[str, str]) -> str:
+    if not pictures:
+        return "<p>none: its vectors are no numbers</p>"
+    tiles = "".join(
+        f'<li class="tile{" marked" * each.marked}">{_picture(each, images)}{escape(each.note)}</li>'
+        for each in pictures
+    )
+    return f'<ol class="tiles">{tiles}</ol>'
+
+
+def _picture(picture: Picture, images: Mapping[str, str]) -> str:
+    name = escape(picture.name)
+    address = images.get(picture.path or "")
+    return f"<i>{name}</i>" if address is None else f'<img src="{escape(address)}" alt="{name}">'
 
 
 def _wide(inner: str, label: str) -> str:

@@ -241,4 +241,4 @@ PLOTS: dict[str, Callable[[Record], Figure | None]] = {
     "quality": plot_quality,
     "layer_error": plot_layer_error,
 }
-"""Every plot by the name of its file."""
+"""The plots that any run may have, by the names of their files."""

@@ -72,7 +72,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
 def json_ready(value: Any, where: str = "") -> Any:
     """The same value in JSON's own types.
 
-    Tuples and lists become lists, paths strings, numpy numbers Python's, NaN and infinity ``None``.
+    Tuples and lists become lists, paths strings, numpy numbers Python's, NaN and infinity ``None``; bytes of a file
+    name that are not UTF-8 are spelt out.
 
     Args:
         value: Nested mappings, sequences and scalars.
@@ -87,8 +88,10 @@ def json_ready(value: Any, where: str = "") -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
         return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Path):

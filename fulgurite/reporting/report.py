@@ -1,7 +1,8 @@
-r"""The report of a run, from its record alone: it can be written again at any time.
+r"""The report of a run, from its record and its small pictures alone: it can be written again at any time.
 
 record.json -> build_document -> render_markdown -> report.md, plots/*.png
                               \-> render_html -> report.html
+pictures/*.png -----------------/
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fulgurite.reporting.html import render_html
 from fulgurite.reporting.markdown import render_markdown
 from fulgurite.reporting.record import RECORD_NAME, read_record
 from fulgurite.reporting.sections import build_document
+from fulgurite.reporting.thumbnails import data_uri, read_thumbnails
 
 
 def write_report(run_dir: str | Path) -> tuple[Path, Path]:
@@ -23,7 +25,7 @@ def write_report(run_dir: str | Path) -> tuple[Path, Path]:
     Works for any valid record: of a run that goes on, that was cut off, or where every stage was rejected.
 
     Args:
-        run_dir: Folder with ``record.json``; the reports are put beside it.
+        run_dir: Folder with ``record.json``, and ``pictures/`` where it has some; the reports are put beside it.
 
     Returns:
         Paths of the Markdown and of the HTML report.
@@ -39,6 +41,8 @@ def write_report(run_dir: str | Path) -> tuple[Path, Path]:
     for plot in plots:
         save_png(plot.figure, run_dir / images[plot.name])
     markdown, html = run_dir / "report.md", run_dir / "report.html"
-    write_file(markdown, render_markdown(document, images).encode())
-    write_file(html, render_html(document).encode())
+    thumbnails = read_thumbnails(document, run_dir)
+    write_file(markdown, render_markdown(document, images | {path: path for path in thumbnails}).encode())
+    addresses = {path: data_uri(content) for path, content in thumbnails.items()}
+    write_file(html, render_html(document, addresses).encode())
     return markdown, html

@@ -34,7 +34,7 @@ from fulgurite.reporting import read_record, write_report
 
 record = read_record("runs/books6m/record.json")
 print(record["level"], record["artifact"]["num_bytes"])
-write_report("runs/books6m")  # report.md, report.html and plots/, from the record alone
+write_report("runs/books6m")  # report.md, report.html and plots/, from the record and its thumbnails alone
 ```
 """
 
@@ -89,6 +89,14 @@ def check_record(record: Mapping[str, Any], where: str = "record") -> None:
         raise ValueError(
             f"{where}: artifact.parts must add up to artifact.num_bytes {artifact['num_bytes']}, got {total}"
         )
+    confusion = record.get("pictures", {}).get("confusion")
+    for side in ("before", "after") if confusion is not None else ():
+        count, lengths = len(confusion["classes"]), [len(row) for row in confusion[side]]
+        if lengths != [count] * count:
+            raise ValueError(
+                f"{where}: pictures.confusion.{side} must have a row and a column for each of {count} classes, "
+                f"got rows of {lengths}"
+            )
 
 
 def _sentence(error: ValidationError) -> str:
@@ -108,6 +116,7 @@ def _sentence(error: ValidationError) -> str:
         "const": lambda: repr(expected),
         "enum": lambda: " or ".join(map(repr, expected)),
         "minimum": lambda: f"at least {expected}",
+        "pattern": lambda: f"text like {expected}",
     }
     found = json.dumps(given, ensure_ascii=False)
     found = found if len(found) <= 80 else found[:77] + "..."
@@ -132,12 +141,14 @@ def schema_markdown() -> str:
     """
     schema = load_schema()
     parts = [_INTRODUCTION, "\n## Top level\n\n", *_table(schema)]
-    for name in ("environment", "model", "data", "reference", "artifact", "samples", "peers"):
+    for name in ("environment", "model", "data", "reference", "artifact", "samples", "pictures", "peers"):
         inner = schema["properties"][name]
         inner = inner.get("items", inner)
         parts += [f"\n## {name}\n\n", *_table(inner)]
     titles = {"stage": "stages[]", "try": "stages[].tries[]", "gate": "stages[].tries[].gate"}
     titles |= {"measure": "stages[].tries[].gate.per_measure[]", "layer": "stages[].tries[].layers[]"}
+    titles |= {"retrieved": "pictures.retrieved[]", "found": "pictures.retrieved[].before[], after[]"}
+    titles |= {"caption": "pictures.captions[]"}
     for name, title in titles.items():
         parts += [f"\n## {title}\n\n", *_table(schema["$defs"][name])]
     return "".join([*parts, _EVENTS])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fulgurite.reporting.blocks import Block, Code, Document, Fold, Plot, Sample, Section, Table, Text
 from fulgurite.reporting.deciding import deciding_gate, result_layers, result_stage
+from fulgurite.reporting.pictures import picture_blocks
 from fulgurite.reporting.plots import PLOTS
 from fulgurite.reporting.table import COLUMNS, NUMERIC, comparison_rows
 from fulgurite.reporting.units import (
@@ -32,6 +33,7 @@ def build_document(record: Record) -> Document:
         "Stages": _stages(record),
         "Bytes by part": _parts(record),
         "Quality against size": _quality(record),
+        "Pictures": picture_blocks(record),
         "Error per layer": _layers(record),
         "What each try changed": _tries(record),
         "Samples": [Sample(**{key: each[key] for key in _SAMPLE}) for each in record["samples"]],
