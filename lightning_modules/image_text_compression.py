@@ -178,6 +178,11 @@ class ImageTextCompression:
             "sha256": f"{digest}-{count}-{datamodule.batch_size}",
         }
 
+    @property
+    def _gives_vectors(self) -> bool:
+        """Whether ``network(**batch)`` gives vectors; a network that matches gives its verdict on each pair instead."""
+        return self.adapter.has_vectors and not self.adapter.matches
+
     # what it is calibrated and refined on
 
     def calibration_batches(self, datamodule: Any) -> Iterable[Mapping[str, Tensor]]:
@@ -207,7 +212,7 @@ class ImageTextCompression:
         Distributions are softened by ``temperature``, whose square keeps the gradient's size.
         """
         total = _zero(batch)
-        if self.adapter.has_vectors:
+        if self._gives_vectors:
             for ours, theirs in zip(
                 self.adapter.vectors_of(outputs), self.adapter.vectors_of(reference), strict=True
             ):
@@ -225,7 +230,7 @@ class ImageTextCompression:
         """Vectors with random signs, logits with those of the softmax's curvature; see ``Compressible``."""
         outputs = network(**batch)
         total = _zero(batch)
-        if self.adapter.has_vectors:
+        if self._gives_vectors:
             for vectors in self.adapter.vectors_of(outputs):
                 signs = torch.randint(2, vectors.shape, generator=generator, dtype=torch.int8)
                 total = total + (vectors * (2 * signs.to(vectors.device) - 1)).sum()
@@ -244,7 +249,7 @@ class ImageTextCompression:
         """Vectors of the pictures and then of the texts, or logits of captions."""
         outputs = network(**inputs)
         logits = _logits(outputs)
-        vectors = torch.cat(self.adapter.vectors_of(outputs)) if self.adapter.has_vectors else None
+        vectors = torch.cat(self.adapter.vectors_of(outputs)) if self._gives_vectors else None
         length = len(next(iter(inputs.values())))
         mask = inputs.get("attention_mask", torch.ones(length, 1, dtype=torch.int64))
         return Outputs(mask=mask, logits=logits, vectors=vectors)

@@ -40,6 +40,8 @@ BLIP = {
     "text_config": {**TOWER, "max_position_embeddings": 24, "encoder_hidden_size": 32},
 }
 
+MATCHING = {**BLIP, "model_type": "blip_matching", "image_text_hidden_size": 16}
+
 
 def data(**settings: Any) -> ShapesDataModule:
     return ShapesDataModule(
@@ -167,8 +169,7 @@ def test_a_new_blip_learns_captions_and_writes_them(tmp_path: Path) -> None:
 
 
 def test_matching_learns_which_text_belongs(tmp_path: Path) -> None:
-    config = {**BLIP, "model_type": "blip_matching", "image_text_hidden_size": 16}
-    module = Blip(config=config, vocab_size=200, learning_rate=3e-3)
+    module = Blip(config=MATCHING, vocab_size=200, learning_rate=3e-3)
     trainer = fit(module, data(), tmp_path, max_epochs=2)
     metrics = trainer.callback_metrics
     # three in two pairs do not belong: knowing only that costs 0.64 nats
@@ -200,7 +201,11 @@ def test_a_captioner_is_no_clip_and_a_clip_no_captioner(tmp_path: Path) -> None:
 # what a cascade asks
 
 
-@pytest.mark.parametrize("config", [OPEN_CLIP, TRANSFORMERS, BLIP], ids=["open_clip", "transformers", "blip"])
+@pytest.mark.parametrize(
+    "config",
+    [OPEN_CLIP, TRANSFORMERS, BLIP, MATCHING],
+    ids=["open_clip", "transformers", "captions", "matching"],
+)
 def test_a_network_is_as_far_from_itself_as_nothing_and_rows_become_batches(config: dict[str, Any]) -> None:
     shapes = data()
     module = made(config, shapes)
@@ -217,14 +222,18 @@ def test_a_network_is_as_far_from_itself_as_nothing_and_rows_become_batches(conf
         assert float(module.divergence(other.network(**batch), outputs, batch)) > 1e-3
 
 
-@pytest.mark.parametrize("config", [OPEN_CLIP, BLIP], ids=["open_clip", "blip"])
+@pytest.mark.parametrize("config", [OPEN_CLIP, BLIP, MATCHING], ids=["open_clip", "captions", "matching"])
 def test_sampled_gradients_have_the_divergences_hessian_as_second_moment(config: dict[str, Any]) -> None:
     """Of the last bias of the text side, over 400 draws: the hessian per place, give or take their noise."""
     shapes = data()
     module = made(config, shapes)
     network, batch = module.network.double(), module.as_batch(module.refinement_windows(shapes, 4))
     batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-    name = "ln_final.bias" if config is OPEN_CLIP else "text_decoder.cls.predictions.transform.LayerNorm.bias"
+    head = {
+        id(BLIP): "text_decoder.cls.predictions.transform.LayerNorm.bias",
+        id(MATCHING): "itm_head.bias",
+    }
+    name = head.get(id(config), "ln_final.bias")
     weight = network.get_parameter(name)
     reference = network(**batch)
 
@@ -233,13 +242,13 @@ def test_sampled_gradients_have_the_divergences_hessian_as_second_moment(config:
             functional_call(network, {name: moved}, args=(), kwargs=batch), reference, batch
         )
 
-    expected = hessian(divergence)(weight.detach())
+    expected = hessian(divergence)(weight.detach()).reshape(weight.numel(), weight.numel())
     generator = torch.Generator().manual_seed(0)
     weight.requires_grad_(True)
     moments = torch.zeros_like(expected)
     for _ in range(400):
         (gradient,) = torch.autograd.grad(module.sampled_loss(network, batch, generator), weight)
-        moments += torch.outer(gradient, gradient) / 400
+        moments += torch.outer(gradient.flatten(), gradient.flatten()) / 400
     found = moments / module.count_places(batch)
     distance = float((found - expected).norm() / expected.norm())
     assert distance < 0.35  # 32 x 32 numbers from 400 draws: about sqrt(32 / 400)
