@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from datamodules.image_text import ImageTextDataModule
 from datamodules.images.annotations import Captioned, read_annotations
+from datamodules.images.settings import one_of
 from datamodules.images.stores import PictureStore, open_store
 from datamodules.images.table import PictureTable
 
@@ -41,8 +42,7 @@ class CaptionsDataModule(ImageTextDataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if captions not in ("all", "first"):
-            raise ValueError(f"captions must be all or first, got {captions!r}")
+        one_of(("all", "first"), captions=captions)
         check_splits("annotations", annotations)
         check_splits("pictures", pictures)
         self.captions = captions

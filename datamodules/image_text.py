@@ -26,6 +26,7 @@ from datamodules.images.checking import Check, broken_pictures
 from datamodules.images.dataset import Batch, PictureDataset, as_made, chosen_texts
 from datamodules.images.pictures import Pictures
 from datamodules.images.samplers import BalancedSampler, BucketedSampler, RankOrder
+from datamodules.images.settings import at_least, one_of
 from datamodules.images.table import PictureTable, evenly_spaced
 from datamodules.images.tokens import TokenRows
 from datamodules.loader import EpochSampler, ResumableDataLoader
@@ -85,28 +86,16 @@ class ImageTextDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("calibration_images", calibration_images),
-            ("limit_train", 1 if limit_train is None else limit_train),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, value in (("num_workers", num_workers), ("cache_mb", cache_mb)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        at_least(1, batch_size=batch_size, calibration_images=calibration_images, limit_train=limit_train)
+        at_least(0, num_workers=num_workers, cache_mb=cache_mb)
+        one_of(("none", "flip", "crop_flip", "trivial"), augment=augment)
+        one_of(("shuffle", "balanced", "bucketed"), sampler=sampler)
+        one_of(("decode", "header", "exists"), check=check)
+        one_of(("validation", "test"), evaluation_split=evaluation_split)
         if not 0 <= max_broken <= 1:
             raise ValueError(f"max_broken must be in [0, 1], got {max_broken}")
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must be in (0, 1), got {validation_share}")
-        for name, choice, known in (
-            ("augment", augment, ("none", "flip", "crop_flip", "trivial")),
-            ("sampler", sampler, ("shuffle", "balanced", "bucketed")),
-            ("check", check, ("decode", "header", "exists")),
-            ("evaluation_split", evaluation_split, ("validation", "test")),
-        ):
-            if choice not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment: Augment = augment

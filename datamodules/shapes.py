@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from datamodules.image_text import ImageTextDataModule
 from datamodules.images.drawing import COLOURS, SHAPES, SIZES, Thing, drawn
+from datamodules.images.settings import at_least, one_of
 from datamodules.images.stores import MemoryStore
 from datamodules.images.table import PictureTable
 
@@ -68,14 +69,9 @@ class ShapesDataModule(ImageTextDataModule):
     ) -> None:
         super().__init__(**common)
         self._counts = {"train": train, "validation": validation, "test": test}
-        for name, value, least in (
-            *((name, count, 1) for name, count in self._counts.items()),
-            ("side", side, 8),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if objects not in (1, 2):
-            raise ValueError(f"objects must be 1 or 2, got {objects}")
+        at_least(1, **self._counts)
+        at_least(8, side=side)
+        one_of((1, 2), objects=objects)
         self.objects = objects
         self.side = side
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.image_text import ImageTextDataModule
+from datamodules.images.settings import at_least
 from datamodules.images.shard_stream import ShardLoader, ShardStream, StreamSettings
 from datamodules.images.shards import Tally, expand, read_shards
 from datamodules.images.stores import MemoryStore
@@ -70,14 +71,8 @@ class WebShardsDataModule(ImageTextDataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        for name, value in (
-            ("epoch_size", 1 if epoch_size is None else epoch_size),
-            ("shuffle_buffer", shuffle_buffer),
-            ("held_images", held_images),
-            ("kept_train", kept_train),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        at_least(1, epoch_size=epoch_size, shuffle_buffer=shuffle_buffer)
+        at_least(1, held_images=held_images, kept_train=kept_train)
         if self.sampler != "shuffle":
             raise ValueError(f"sampler must be shuffle for shards, which are streamed; got {self.sampler}")
         if self.limit_train is not None:

@@ -240,10 +240,10 @@ class ImageTextCompression:
         return total
 
     def count_places(self, batch: Mapping[str, Tensor]) -> int:
-        """Positions of captions, or else pictures and texts."""
+        """Positions of captions, pairs that are matched, or else pictures and texts."""
         if self.adapter.writes_captions:
             return int((batch["input_ids"] != self.adapter.pad_token).sum())
-        return 2 * len(next(iter(batch.values())))
+        return (2 if self._gives_vectors else 1) * len(next(iter(batch.values())))
 
     def watch(self, network: nn.Module, inputs: Mapping[str, Tensor], wanted: frozenset[str]) -> Outputs:
         """Vectors of the pictures and then of the texts, or logits of captions."""

@@ -70,7 +70,7 @@ def _read_all(store: PictureStore, names: Sequence[str], whole: bool) -> dict[st
             return str(error)
 
     # decoding leaves Python's lock, so threads use all cores
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         reasons = pool.map(reason, names, chunksize=64)
         return {name: why for name, why in zip(names, reasons, strict=True) if why is not None}
 

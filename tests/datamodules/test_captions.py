@@ -165,7 +165,7 @@ def test_a_picture_that_breaks_later_is_named(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"captions": "last"}, "captions must be all or first, got 'last'"),
+        ({"captions": "last"}, "captions must be one of all, first, got 'last'"),
         ({"pictures": {"dev": "pictures"}}, "pictures must be a path, or paths by train, .*; got 'dev'"),
         ({"annotations": {}}, "annotations must be a path, .*; got nothing"),
     ],

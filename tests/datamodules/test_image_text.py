@@ -229,6 +229,16 @@ def test_a_fit_goes_on_with_the_same_batches(step: int, adapter: Callable[..., A
     assert equal(rest.seen, whole.seen[step:])
 
 
+def test_predict_gives_every_test_picture_in_order(adapter: Callable[..., Any], tmp_path: Path) -> None:
+    class Names(Recorder):
+        def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[int]:
+            return batch["index"].tolist()
+
+    data = data_of(test=11)
+    batches = trainer_of(tmp_path).predict(Names(adapter()), datamodule=data)
+    assert batches == [list(range(8)), [8, 9, 10]]
+
+
 def test_the_network_of_a_trainer_brings_the_adapter(adapter: Callable[..., Any], tmp_path: Path) -> None:
     module = Recorder(adapter(size=(12, 12)))
     data = data_of()

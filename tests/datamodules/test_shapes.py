@@ -88,7 +88,7 @@ def test_batches_are_as_the_network_wants_them(adapter: Callable[..., Any]) -> N
     [
         ({"train": 0}, "train must be at least 1, got 0"),
         ({"side": 4}, "side must be at least 8, got 4"),
-        ({"objects": 3}, "objects must be 1 or 2, got 3"),
+        ({"objects": 3}, "objects must be one of 1, 2, got 3"),
     ],
 )
 def test_numbers_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
