@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -290,12 +291,16 @@ class ImageTextCompression:
         if reference.adapter.images != self.adapter.images:
             return None
         split = datamodule.evaluation()
-        count = min(len(split), limit or len(split))
-        later = None if progress is None else lambda done: progress(count + done)
-        benchmarks = self.chosen_benchmarks(split)
+        benchmarks, seen = self.chosen_benchmarks(split), [0, 0]
+
+        def tell(side: int, done: int) -> None:
+            seen[side] = done
+            if progress is not None:
+                progress(sum(seen))
+
         return compare_views(
-            reference._view(reference.network, datamodule, split, limit, progress),
-            self._view(network, datamodule, split, limit, later),
+            reference._view(reference.network, datamodule, split, limit, partial(tell, 0)),
+            self._view(network, datamodule, split, limit, partial(tell, 1)),
             zero_shot=next((each for each in benchmarks if isinstance(each, ZeroShot)), None),
             captioning=next((each for each in benchmarks if isinstance(each, Captioning)), None),
         )

@@ -72,6 +72,7 @@ def test_the_record_holds_the_encoders_measures(four_bits: Path) -> None:
     assert 0.9 < fidelity["value"] < 1
     assert attempt["refine"]["loss_last"] < attempt["refine"]["loss_first"]
     assert len(record["samples"]) == 3
+    assert "pictures" not in record
 
 
 def test_refinement_raises_fidelity(compress: Run, four_bits: Path) -> None:
