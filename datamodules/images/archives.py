@@ -132,12 +132,7 @@ class ZipStore(_ArchiveStore):
     @override
     def open(self, name: str) -> bytes:
         place = self._place(name)
-        # name and extra field may differ in length from those of the directory
-        lengths = self._bytes.read_at(place.offset + _LOCAL_HEADER - 4, 4)
-        if len(lengths) < 4:
-            raise ValueError(f"{self.path}: {name} begins behind the end of the archive")
-        start = place.offset + _LOCAL_HEADER + sum(_LENGTHS.unpack(lengths))
-        data = self._bytes.read_at(start, place.size)
+        data = self._packed(name, place.size)
         try:
             content = zlib.decompress(data, -zlib.MAX_WBITS) if place.deflated else data
         except zlib.error as error:
@@ -145,6 +140,22 @@ class ZipStore(_ArchiveStore):
         if zlib.crc32(content) != place.crc:
             raise ValueError(f"{self.path}: {name} does not have the checksum of the archive's directory")
         return content
+
+    @override
+    def head(self, name: str, size: int) -> bytes:
+        place = self._place(name)
+        if place.deflated:
+            return super().head(name, size)
+        return self._packed(name, min(size, place.size))
+
+    def _packed(self, name: str, size: int) -> bytes:
+        """The first bytes of an entry, as they lie in the archive."""
+        offset = self._place(name).offset
+        # name and extra field may differ in length from those of the directory
+        lengths = self._bytes.read_at(offset + _LOCAL_HEADER - 4, 4)
+        if len(lengths) < 4:
+            raise ValueError(f"{self.path}: {name} begins behind the end of the archive")
+        return self._bytes.read_at(offset + _LOCAL_HEADER + sum(_LENGTHS.unpack(lengths)), size)
 
 
 class TarStore(_ArchiveStore):
@@ -179,6 +190,11 @@ class TarStore(_ArchiveStore):
     def open(self, name: str) -> bytes:
         place = self._place(name)
         return self._bytes.read_at(place.offset, place.size)
+
+    @override
+    def head(self, name: str, size: int) -> bytes:
+        place = self._place(name)
+        return self._bytes.read_at(place.offset, min(size, place.size))
 
 
 def _members(window: _Window) -> Iterator[tuple[str, _Place]]:

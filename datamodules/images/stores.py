@@ -45,6 +45,10 @@ class PictureStore(ABC):
             ValueError: If the archive cannot give it.
         """
 
+    def head(self, name: str, size: int) -> bytes:
+        """The first ``size`` bytes of a file; what else it has need not be read."""
+        return self.open(name)[:size]
+
     @abstractmethod
     def __contains__(self, name: str) -> bool: ...
 
@@ -98,6 +102,11 @@ class FolderStore(PictureStore):
             return (self.path / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(f"{self.path}: no file {name}") from error
+
+    @override
+    def head(self, name: str, size: int) -> bytes:
+        with (self.path / name).open("rb") as file:
+            return file.read(size)
 
     @override
     def __contains__(self, name: str) -> bool:

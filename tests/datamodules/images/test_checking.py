@@ -41,6 +41,15 @@ def test_broken_pictures_are_found_as_far_as_they_are_read(
     assert not list(tmp_path.iterdir()), "what took no time is not kept"
 
 
+def test_a_header_longer_than_most_is_no_fault(
+    photo: Callable[..., Image.Image], encoded: Encoded, tmp_path: Path
+) -> None:
+    # a colour profile of 100 kB stands before the size of the picture
+    data = encoded(photo(0), icc_profile=bytes(100_000))
+    store = MemoryStore(Path("memory"), {"a.jpg": data, "b.jpg": data[:90_000]})
+    assert list(broken_pictures(store, ["a.jpg", "b.jpg"], "header", tmp_path)) == ["b.jpg"]
+
+
 def test_what_took_long_is_kept_until_a_file_changes(
     photo: Callable[..., Image.Image], encoded: Encoded, tmp_path: Path
 ) -> None:

@@ -63,6 +63,10 @@ def test_a_store_gives_the_files_by_name(kind: str, tmp_path: Path) -> None:
     store = open_store(written(tmp_path, kind))
     assert list(store.names) == sorted(FILES)
     assert {name: store.open(name) for name in store.names} == FILES
+    for size in (0, 100, 10_000):
+        assert {name: store.head(name, size) for name in FILES} == {
+            name: data[:size] for name, data in FILES.items()
+        }
     assert "a.jpg" in store
     assert "train" not in store
     with pytest.raises(FileNotFoundError, match=rf"{kind}: no file c\.jpg"):
