@@ -72,7 +72,7 @@ def _confusion(record: Mapping[str, Any]) -> list[Block]:
     told = [f"{rows[place][0]} {rows[place][2]} before and {rows[place][3]} after" for place in changes]
     alt = f"Confusion matrices before and after. Taken for what they are: {format_list(told)}"
     caption = (
-        "What share of the pictures of each true class is taken for each class. Framed: for what they are."
+        "How many % of the pictures of each true class are taken for each class. Framed: for what they are."
     )
     if shown["others"]:
         count = own + whole["others"]
