@@ -9,7 +9,6 @@ The second line only where there is a teacher.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -99,7 +98,7 @@ class Clip(ImageTextModule):
         self.objective = objective
         self.teacher = teacher
         self.teacher_weight = teacher_weight
-        self._taught: _Teacher | None = None
+        self._taught: Teacher | None = None
 
     @override
     def configure_model(self) -> None:
@@ -110,7 +109,8 @@ class Clip(ImageTextModule):
                 f"Clip needs a network with vectors of pictures and texts, got {self.adapter.kind}"
             )
         if fresh and self.teacher is not None:
-            self._taught = _Teacher.load(self.teacher, self.adapter)
+            self._taught = Teacher(*load_image_text(self.teacher))
+            self._taught.check(self.adapter, self.teacher)
 
     @override
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,36 +165,39 @@ class Clip(ImageTextModule):
         ]
 
 
-@dataclass(frozen=True)
-class _Teacher:
-    """A trained network, frozen; not a submodule, so that checkpoints hold the student alone."""
+class Teacher:
+    """A trained network, frozen; not a submodule, so that checkpoints hold the student alone.
 
-    network: nn.Module
-    adapter: ImageTextAdapter
-    scale: Tensor
+    Args:
+        network: Of the teacher; in eval mode from now on.
+        adapter: How it is called.
+    """
 
-    @classmethod
-    def load(cls, source: str, student: ImageTextAdapter) -> _Teacher:
-        """The teacher of a student.
-
-        Raises:
-            ValueError: If it reads pictures or texts in another way.
-        """
-        network, adapter = load_image_text(source)
-        if adapter.images != student.images:
-            raise ValueError(
-                f"{source}: the teacher must read pictures as {student.images}, reads {adapter.images}"
-            )
-        probes = ["a red circle", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.", "0 1 2"]
-        ours, theirs = student.tokenize(probes), adapter.tokenize(probes)
-        if not torch.equal(ours, theirs):
-            raise ValueError(f"{source}: the teacher must read texts in the student's tokens, reads others")
+    def __init__(self, network: nn.Module, adapter: ImageTextAdapter) -> None:
         network.requires_grad_(False)
         network.eval()
-        return cls(network, adapter, adapter.scale_and_bias(network)[0].detach())
+        self.network = network
+        self.adapter = adapter
+        self.scale = adapter.scale_and_bias(network)[0].detach()
+
+    def check(self, student: ImageTextAdapter, source: str) -> None:
+        """Make sure that the teacher reads pictures and texts as its student does.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        theirs = self.adapter
+        if theirs.images != student.images:
+            raise ValueError(
+                f"{source}: the teacher must read pictures as {student.images}, reads {theirs.images}"
+            )
+        probes = ["a red circle", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.", "0 1 2"]
+        if not torch.equal(student.tokenize(probes), theirs.tokenize(probes)):
+            raise ValueError(f"{source}: the teacher must read texts in the student's tokens, reads others")
 
     @torch.no_grad()
     def vectors(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of length 1 of pictures and texts, on the device of these."""
         self.network.to(pixels.device)
+        self.scale = self.scale.to(pixels.device)
         return self.adapter.vectors_of(self.network(**self.adapter.batch(pixels, tokens)))

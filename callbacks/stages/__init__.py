@@ -6,6 +6,7 @@ from callbacks.stages.refine import Refine
 from callbacks.stages.stage import Stage
 from callbacks.stages.static_encoder import StaticEncoderStage
 from callbacks.stages.structure import StructuralStage
+from callbacks.stages.towers import TowersStage
 from callbacks.stages.vocabulary import VocabularyStage
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "Stage",
     "StaticEncoderStage",
     "StructuralStage",
+    "TowersStage",
     "VocabularyStage",
 ]

@@ -10,6 +10,7 @@ from fulgurite.models.causal_lm import (
     tied_names,
     unique_parameters,
 )
+from fulgurite.models.image_settings import preprocess_of_settings
 from fulgurite.models.image_text import folder_adapter, load_image_text
 from fulgurite.models.image_text_building import build_image_text
 from fulgurite.models.pixels import to_pixels
@@ -37,6 +38,7 @@ __all__ = [
     "load_image_text",
     "load_text_encoder",
     "load_tokenizer",
+    "preprocess_of_settings",
     "read_pooling",
     "save_causal_lm",
     "tied_names",

@@ -73,6 +73,11 @@ class ImageTextAdapter(ABC):
     def context_length(self) -> int:
         """Tokens of a text at most, the special ones included."""
 
+    @property
+    def transformers_tokenizer(self) -> Any | None:
+        """The tokenizer, one of transformers; ``None`` where the library has one of its own."""
+        return getattr(self, "tokenizer", None)
+
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens with the special ones around them, cut and padded at the end, ``int64 [n, t]``.

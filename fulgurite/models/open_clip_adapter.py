@@ -57,6 +57,11 @@ class OpenClipAdapter(ImageTextAdapter):
 
     @property
     @override
+    def transformers_tokenizer(self) -> Any | None:
+        return self.tokenizer.tokenizer if is_transformers_tokenizer(self.tokenizer) else None
+
+    @property
+    @override
     def pad_token(self) -> int:
         if is_transformers_tokenizer(self.tokenizer):
             return int(self.tokenizer.tokenizer.pad_token_id)
