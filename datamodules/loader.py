@@ -79,6 +79,7 @@ class ResumableDataLoader(DataLoader[dict[str, Tensor]]):
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
             pin_memory=self.pin_memory,
+            generator=self.generator,  # else it would draw from the global one
         )
         yield from rest
 

@@ -127,8 +127,11 @@ class ImageTextModule(ImageTextCompression, LightningModule):
         datamodule = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if datamodule is None:
             raise ValueError("a new network needs a tokenizer: give one, or data whose captions make it")
-        captions = datamodule.split("train").captions
-        texts = [caption for each in captions for caption in each]
+        split = datamodule.split("train")
+        # of class folders the captions are the names, and what training reads are sentences with them
+        read = getattr(split, "texts", None)
+        each = split.captions if read is None else [read(index) for index in range(len(split))]
+        texts = [text for some in each for text in some]
         return train_caption_tokenizer(texts, self.vocab_size, self.tokenizer_kind)
 
     def _own(self) -> nn.Module:
@@ -178,8 +181,12 @@ class ImageTextModule(ImageTextCompression, LightningModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is None or not datamodule.has_split(split):
             return
-        for measure in self.measured(self._own(), datamodule, split).measures:
+        found = self.measured(self._own(), datamodule, split)
+        for measure in found.measures:
             self.log(f"{stage}/{measure.name}", measure.value, prog_bar=True, sync_dist=True)
+        for name, fact in found.facts.items():
+            if fact is not None:
+                self.log(f"{stage}/{name}", fact, sync_dist=True)
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

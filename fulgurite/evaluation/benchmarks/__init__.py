@@ -6,6 +6,7 @@ network, split -> View -> ZeroShot, Retrieval, Captioning, Matching, Drift -> Ev
 from fulgurite.evaluation.benchmarks.base import Benchmark, run_benchmarks
 from fulgurite.evaluation.benchmarks.captioning import Captioning
 from fulgurite.evaluation.benchmarks.classification import Classification, classify
+from fulgurite.evaluation.benchmarks.cost import Cost
 from fulgurite.evaluation.benchmarks.drift import Drift
 from fulgurite.evaluation.benchmarks.efficiency import Efficiency, measure_efficiency
 from fulgurite.evaluation.benchmarks.matching import Matching
@@ -18,6 +19,7 @@ __all__ = [
     "Benchmark",
     "Captioning",
     "Classification",
+    "Cost",
     "Drift",
     "Efficiency",
     "Matching",
