@@ -12,11 +12,12 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from fulgurite.artifact.files import clean_leftovers, sha256_folder, write_file, write_folder
+from fulgurite.artifact.lock import LOCK_NAME, FolderLock
 from fulgurite.artifact.manifest import read_manifest
 from fulgurite.evaluation.evaluation import Evaluation
 
@@ -29,7 +30,7 @@ _IGNORED_BELOW = {
 }
 
 _ORDER = "order of stages"
-_OURS = ("config.yaml", "metrics", "events.jsonl", "lightning_logs", "wandb", ".lock")
+_OURS = ("config.yaml", "metrics", "events.jsonl", "lightning_logs", "wandb", LOCK_NAME)
 
 
 class RunFolder:
@@ -41,7 +42,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._lock: IO[str] | None = None
+        self._lock = FolderLock(self.path)
 
     @property
     def artifact(self) -> Path:
@@ -104,23 +105,13 @@ class RunFolder:
 
     def release(self) -> None:
         """Let another process work here."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def _acquire(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no such lock on this system
-            return
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.release()
+        if not self._lock.acquire():
             raise ValueError(
                 f"{self.path}: another process is working there; wait, or give another --output_dir"
-            ) from error
+            )
 
     def _compare(self, wanted: Mapping[str, Any]) -> list[str] | None:
         """The stages that have changed before anything came of them; ``None`` where the recipe is the same."""

@@ -42,6 +42,7 @@ CORE = (
     "fulgurite.threads",
     "fulgurite.evaluation",
     "fulgurite.reporting",
+    "fulgurite.checkpoints",
     "fulgurite.testing",
 )
 BLOCK = """

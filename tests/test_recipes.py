@@ -158,6 +158,7 @@ def test_what_print_config_prints_is_a_recipe(
         ("evaluate", ("--text", "--reference", "--json")),
         ("inspect", ("--weights", "--json", "--no-verify")),
         ("report", ("record.json",)),
+        ("checkpoints", ("list", "show", "restore")),
     ],
 )
 def test_help_of_a_verb_names_its_main_options(

@@ -77,11 +77,11 @@ def check_record(record: Mapping[str, Any], where: str = "record") -> None:
     if first is not None:
         raise ValueError(f"{where}: {_sentence(first)}")
     accepted = [stage["name"] for stage in record["stages"] if stage["accepted"]]
-    level = accepted[-1] if accepted else "reference"
+    level, why = accepted[-1] if accepted else "reference", "the last accepted stage"
+    if (restored := record.get("restored")) is not None:
+        level, why = restored["stage"], "the stage that was restored"
     if record["level"] != level:
-        raise ValueError(
-            f"{where}: level must be {level!r}, the last accepted stage, got {record['level']!r}"
-        )
+        raise ValueError(f"{where}: level must be {level!r}, {why}, got {record['level']!r}")
     artifact = record["artifact"]
     if record["success"] and artifact is None:
         raise ValueError(f"{where}: success must be false where artifact is null, got true")
@@ -141,7 +141,17 @@ def schema_markdown() -> str:
     """
     schema = load_schema()
     parts = [_INTRODUCTION, "\n## Top level\n\n", *_table(schema)]
-    for name in ("environment", "model", "data", "reference", "artifact", "samples", "pictures", "peers"):
+    for name in (
+        "environment",
+        "model",
+        "data",
+        "reference",
+        "artifact",
+        "samples",
+        "pictures",
+        "restored",
+        "peers",
+    ):
         inner = schema["properties"][name]
         inner = inner.get("items", inner)
         parts += [f"\n## {name}\n\n", *_table(inner)]

@@ -1,0 +1,69 @@
+"""One process at a time works in a folder: a lock that a kill releases. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+LOCK_NAME = ".lock"
+
+
+class FolderLock:
+    """An advisory lock on a folder; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        folder: Must exist when the lock is asked for.
+
+    Example::
+
+        with FolderLock(folder) as lock:
+            if not lock.held:
+                raise ValueError(f"{folder}: another process is working there")
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: IO[str] | None = None
+        self.held = False
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Take the lock.
+
+        Args:
+            wait: Until another process lets go of it.
+
+        Returns:
+            Whether it is ours now; always, on a system without such locks.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            self.held = True
+            return True
+        self._file = (self.folder / LOCK_NAME).open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            self.release()
+            return False
+        self.held = True
+        return True
+
+    def release(self) -> None:
+        """Let another process work there; twice is harmless."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self.held = None, False
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
