@@ -7,7 +7,8 @@ DATA ?= ../shared/data
 OUT ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme codec-table wheel clean
+.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast codec-table \
+  wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,16 @@ bench-peers: $(READY) ## Compare with other compressors (hours at first), and wr
 
 extreme: $(READY) ## Shrink networks as far as they go (an hour), and write docs/extreme-compression.md
 	$(BIN)/python scripts/extreme_compression.py --data $(DATA)
+
+clip-blip: $(READY) ## Fit and compress the CLIPs and the BLIP of the recipes (two hours), and write docs/clip-blip.md
+	mkdir -p runs/clip_blip
+	test -f runs/clip_blip/full_size.md || $(BIN)/python scripts/full_size_check.py > runs/clip_blip/full_size.md
+	test -f runs/clip_blip/images.md || $(BIN)/python scripts/benchmark_images.py --data $(DATA)/images/coco_ccby \
+	  --output runs/clip_blip/images.md
+	$(BIN)/python scripts/clip_blip.py --data $(DATA)
+
+grokfast: $(READY) ## Measure what gradient filters do (two hours), and write docs/grokfast.md
+	$(BIN)/python scripts/grokfast_study.py --data $(DATA) --seeds 3 --steps 100
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
 	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md

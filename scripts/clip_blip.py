@@ -55,8 +55,7 @@ NETWORKS = [
         "A CLIP on emoji",
         "A network of transformers, fitted from scratch on 1,258 emoji with their names and keywords. Judged by "
         "retrieval both ways among the 185 emoji of the test split, which are no variants of those of training, and "
-        "by the cosine of each tower's vectors with the reference's. So little is learnt from so few pictures that "
-        "retrieval is near chance on new ones: what compression must keep is there, but it is little.",
+        "by the cosine of each tower's vectors with the reference's.",
     ),
     Network(
         "blip_emoji",
@@ -185,7 +184,7 @@ TAKEN_IN = {
         "Full-size networks",
         "ViT-B-32 of open_clip and BLIP-base of transformers with random weights, coded, saved and loaded: what comes "
         "out of the network after loading is what came out of it before saving. "
-        "`python scripts/full_size_check.py --output runs/clip_blip/full_size.md`",
+        "`python scripts/full_size_check.py > runs/clip_blip/full_size.md`",
     ),
     "images.md": (
         "The data path",
