@@ -11,6 +11,7 @@ from fulgurite.codecs import (
     Float16Codec,
     HyperCodec,
     SeedLMCodec,
+    SparseCodec,
     UniformCodec,
     VptqCodec,
 )
@@ -28,6 +29,10 @@ CONTRACT_CASES: dict[str, Codec] = {
     "hyper-fourier-entropy": HyperCodec("fourier", block_size=8, degree=5, coefficient_bits=6, entropy=True),
     "seedlm4": SeedLMCodec(),
     "seedlm4-8bit-seed-polish-entropy": SeedLMCodec(seed_bits=8, polish=True, entropy=True),
+    "sparse": SparseCodec(),
+    "sparse-wanda-4bit": SparseCodec(score="wanda", bits=4),
+    "sparse-sparsegpt-3bit": SparseCodec(0.3, score="sparsegpt", bits=3),
+    "sparse-blocks": SparseCodec(0.4, pattern="4x4"),
     "uniform4": UniformCodec(bits=4, group_size=32),
     "uniform2-symmetric-search": UniformCodec(bits=2, group_size=64, symmetric=True, search=True),
     "uniform3-entropy": UniformCodec(bits=3, group_size=128, entropy=True),

@@ -64,6 +64,17 @@ SETTINGS: dict[str, list[tuple[str, str, dict[str, Any], int | None]]] = {
             for b in range(3, 8)
         ],
     ],
+    "sparse": [
+        *[
+            ("sparse, 4 bits", f"{100 * share:g} % zeros", {"sparsity": share, "bits": 4}, None)
+            for share in (0.9, 0.8, 0.7, 0.5, 0.3)
+        ],
+        *[
+            ("sparse, 4 bits in groups", f"{pattern}", {"pattern": pattern, "bits": 4}, None)
+            for pattern in ("1:4", "2:4", "3:4")
+        ],
+        ("sparse, 16 bits", "50 % zeros", {"sparsity": 0.5}, None),
+    ],
     "seedlm": [
         ("seedlm", "blocks of 12, 4 latents", {"block_size": 12, "latent_size": 4}, _SAMPLE),
         ("seedlm", "blocks of 8, 3 latents", {"block_size": 8, "latent_size": 3}, _SAMPLE),
@@ -135,6 +146,10 @@ ABOUT = {
     "cluster": (
         "Rows that are shared: for tables of token vectors, with the tokens' frequencies as weights. Weights of layers "
         "have no rows alike, which shows here."
+    ),
+    "sparse": (
+        "The smallest weights become zero; a coded mask tells the others, which have 4 or 16 bits "
+        "([Han et al. 2016](https://arxiv.org/abs/1510.00149)). Here without a hessian, as pure coding."
     ),
     "seedlm": (
         "Blocks of weights as a seed of a shift register and a few latents; no codebook is stored "

@@ -8,6 +8,7 @@ from fulgurite.codecs.ecq import EcqCodec
 from fulgurite.codecs.float16 import Float16Codec
 from fulgurite.codecs.hyper import HyperCodec
 from fulgurite.codecs.seedlm import SeedLMCodec
+from fulgurite.codecs.sparse import SparseCodec
 from fulgurite.codecs.uniform import UniformCodec
 from fulgurite.codecs.vptq import VptqCodec
 
@@ -19,6 +20,7 @@ CODECS: dict[str, type[Codec]] = {
         Float16Codec,
         HyperCodec,
         SeedLMCodec,
+        SparseCodec,
         UniformCodec,
         VptqCodec,
     )
@@ -46,6 +48,7 @@ __all__ = [
     "Float16Codec",
     "HyperCodec",
     "SeedLMCodec",
+    "SparseCodec",
     "UniformCodec",
     "VptqCodec",
     "as_matrix",
