@@ -10,6 +10,8 @@ from fulgurite.codecs import (
     EcqCodec,
     Float16Codec,
     HyperCodec,
+    LowRankCodec,
+    LowRankPlusCodec,
     SeedLMCodec,
     SparseCodec,
     UniformCodec,
@@ -27,6 +29,13 @@ CONTRACT_CASES: dict[str, Codec] = {
     "hyper-grid-entropy": HyperCodec("grid", num_points=400, entropy=True),
     "hyper-polynomial": HyperCodec("polynomial"),
     "hyper-fourier-entropy": HyperCodec("fourier", block_size=8, degree=5, coefficient_bits=6, entropy=True),
+    "low-rank12": LowRankCodec(rank=12),
+    "low-rank-energy-uniform8": LowRankCodec(energy=0.85, inner=UniformCodec(bits=8, group_size=32)),
+    "low-rank-4bits-uniform6": LowRankCodec(bits_per_weight=4, inner=UniformCodec(bits=6, group_size=32)),
+    "low-rank-plus-uniform2": LowRankPlusCodec(rank=3),
+    "low-rank-plus-ecq3bits": LowRankPlusCodec(
+        rank=2, inner=EcqCodec(states=8), factors=UniformCodec(bits=8), bits_per_weight=3
+    ),
     "seedlm4": SeedLMCodec(),
     "seedlm4-8bit-seed-polish-entropy": SeedLMCodec(seed_bits=8, polish=True, entropy=True),
     "sparse": SparseCodec(),

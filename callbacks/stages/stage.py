@@ -166,7 +166,8 @@ def describe(codec: Codec) -> dict[str, Any]:
     """A codec's name and settings."""
     values = {field.name: getattr(codec, field.name) for field in fields(codec)}  # type: ignore[arg-type]
     plain = {key: value for key, value in values.items() if isinstance(value, bool | int | float | str)}
-    return {"name": codec.name, **plain}
+    held = {key: describe(value) for key, value in values.items() if isinstance(value, Codec)}
+    return {"name": codec.name, **plain, **held}
 
 
 def _described(allocate: Allocate) -> dict[str, Any]:
@@ -177,8 +178,16 @@ def _described(allocate: Allocate) -> dict[str, Any]:
 
 def difference(old: Codec, new: Codec) -> list[str]:
     """What changed between two settings, in the recipe's words."""
-    before, after = describe(old), describe(new)
+    before, after = (_flat(describe(codec)) for codec in (old, new))
     return [f"{key} {before.get(key)} -> {after[key]}" for key in after if after[key] != before.get(key)]
+
+
+def _flat(described: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a codec and of those that it holds, such as ``inner.rate``."""
+    flat: dict[str, Any] = {}
+    for key, value in described.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _short(names: Sequence[str]) -> list[str]:

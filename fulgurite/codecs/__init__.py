@@ -7,6 +7,8 @@ from fulgurite.codecs.cluster import ClusterCodec
 from fulgurite.codecs.ecq import EcqCodec
 from fulgurite.codecs.float16 import Float16Codec
 from fulgurite.codecs.hyper import HyperCodec
+from fulgurite.codecs.low_rank import LowRankCodec
+from fulgurite.codecs.low_rank_plus import LowRankPlusCodec
 from fulgurite.codecs.seedlm import SeedLMCodec
 from fulgurite.codecs.sparse import SparseCodec
 from fulgurite.codecs.uniform import UniformCodec
@@ -19,6 +21,8 @@ CODECS: dict[str, type[Codec]] = {
         EcqCodec,
         Float16Codec,
         HyperCodec,
+        LowRankCodec,
+        LowRankPlusCodec,
         SeedLMCodec,
         SparseCodec,
         UniformCodec,
@@ -47,6 +51,8 @@ __all__ = [
     "Encoded",
     "Float16Codec",
     "HyperCodec",
+    "LowRankCodec",
+    "LowRankPlusCodec",
     "SeedLMCodec",
     "SparseCodec",
     "UniformCodec",
