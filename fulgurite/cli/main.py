@@ -31,6 +31,10 @@ VERBS = {
         "the stages that a run keeps; make one of them the result again",
         "fulgurite.cli.checkpoints",
     ),
+    "analyze": (
+        "a network beside its compressed form; what each stage of a recipe does",
+        "fulgurite.cli.analyze",
+    ),
 }
 
 _USAGE = """usage: fulgurite VERB [options]     fulgurite VERB --help

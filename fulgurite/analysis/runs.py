@@ -1,0 +1,129 @@
+"""Runs of a study, each ``fulgurite compress`` in a process of its own; what has ended is not run again.
+
+    STUDY/<name>.yaml -> fulgurite compress -> STUDY/<name>/, STUDY/<name>.txt -> STUDY/<name>.ended
+
+A run that was cut off has no stamp: the same command goes on in its folder, by the cascade's own resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fulgurite.artifact.files import write_file
+from fulgurite.artifact.lock import FolderLock
+
+_POLL = 0.2  # seconds
+_GRACE = 60.0  # seconds that a run has to write what it has, when it is told to stop
+_DONE = (0, 3)  # 3: no stage was accepted, which is a result too
+
+Started = Callable[["subprocess.Popen[bytes]"], None]
+
+
+def has_ended(study: Path, name: str, recipe: Mapping[str, Any], flags: Sequence[str]) -> bool:
+    """Whether a run of just this recipe came to its end."""
+    stamp = study / f"{name}.ended"
+    record = study / name / "record.json"
+    return record.is_file() and stamp.is_file() and stamp.read_text() == _stamp(recipe, flags)
+
+
+def run_recipe(
+    study: Path,
+    name: str,
+    recipe: Mapping[str, Any],
+    flags: Sequence[str] = (),
+    *,
+    started: Started | None = None,
+) -> bool:
+    """Run a recipe where it has not ended yet, or go on with it where it was cut off.
+
+    Args:
+        study: Folder of the study.
+        name: Of the run's folder in it.
+        recipe: As YAML gives it.
+        flags: Further arguments of ``fulgurite compress``.
+        started: Told of the process.
+
+    Returns:
+        Whether it was run; not where it had ended.
+
+    Raises:
+        RuntimeError: If the run fails; says with what.
+        KeyboardInterrupt: If the user stops it; the run may write what it has.
+    """
+    import yaml
+
+    if has_ended(study, name, recipe, flags):
+        return False
+    folder, path, log = study / name, study / f"{name}.yaml", study / f"{name}.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    # a run whose study was killed may still be at it: what it makes is not made again
+    while not _free(folder):
+        time.sleep(_POLL)
+    write_file(path, yaml.safe_dump(dict(recipe), sort_keys=False).encode())  # the order of stages counts
+    command = [sys.executable, "-m", "fulgurite.cli.main", "compress", "--config", str(path)]
+    status = _run([*command, "--output_dir", str(folder), *flags], log, started)
+    if status not in _DONE:
+        raise RuntimeError(
+            f"{folder}: {_last_words(log, status)}; all of it is in {log}, the same command goes on"
+        )
+    write_file(study / f"{name}.ended", _stamp(recipe, flags).encode())
+    return True
+
+
+def _run(command: Sequence[str], log: Path, started: Started | None) -> int:
+    environment = {key: value for key, value in os.environ.items() if key != "FULGURITE_OUTPUT_DIR"}
+    with log.open("ab") as file:
+        # in a session of its own: a Ctrl-C at the terminal reaches the study alone, which passes it on once
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            if started is not None:
+                started(process)
+            return process.wait()
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free(folder: Path) -> bool:
+    with FolderLock(folder) as lock:
+        return lock.held
+
+
+def _stamp(recipe: Mapping[str, Any], flags: Sequence[str]) -> str:
+    import yaml
+
+    asked = yaml.safe_dump([dict(recipe), list(flags)], sort_keys=False)
+    return hashlib.sha256(asked.encode()).hexdigest() + "\n"
+
+
+def _last_words(log: Path, status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    said = (errors or lines or ["no output"])[-1].removeprefix("error: ").strip()
+    return f"exit status {status}: {said[:300]}"
