@@ -27,10 +27,12 @@ from callbacks.interrupt import StopOnSignal
 from callbacks.judging import Made, judge
 from callbacks.level import Level
 from callbacks.recommendation import recommend
+from callbacks.repair_run import repair_network
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
 from callbacks.stages.encoding import encode_weights, read_encoded
 from callbacks.stages.metric_file import METRICS_NAME, Metrics, write_metrics
+from callbacks.stages.repair import RepairStage
 from callbacks.stages.stage import Stage
 from callbacks.stages.structure import StructuralStage
 from callbacks.structure_run import NETWORK_NAME, build_network
@@ -133,7 +135,7 @@ class CascadeRun:
         for stage in self.cascade.stages.values():
             codecs = [stage.codec, *stage.overrides.values()]
             calibrates = stage.metric != "identity" and any(codec.uses_hessian for codec in codecs)
-            trains = stage.refine.steps > 0 or isinstance(stage, StructuralStage)
+            trains = stage.refine.steps > 0 or isinstance(stage, StructuralStage | RepairStage)
             if trains or calibrates or stage.allocate is not None:
                 self.module.refinement_windows(self.datamodule, 2)
 
@@ -189,6 +191,10 @@ class CascadeRun:
         changes: list[str] = []
         most = 1 + (self.cascade.retries if stage.retries is None else stage.retries)
         self.record.stage_begins(name, stage)
+        if isinstance(stage, RepairStage) and level.folder is None:
+            self.record.note(f"{name}: no stage before it was accepted, so there is nothing to repair")
+            self.record.rejected(name, level.name)
+            return None
         for number in range(1, most + 1):
             outcome = self.folder.load_try(name, number)
             fresh = outcome is None
@@ -204,7 +210,10 @@ class CascadeRun:
                 if isinstance(stage, StructuralStage):
                     self.subject = self._succeeded(folder / NETWORK_NAME)
                 accepted = Level(
-                    name, folder / "artifact", list(Evaluation.load(folder / "scores.npz").measures)
+                    name,
+                    folder / "artifact",
+                    list(Evaluation.load(folder / "scores.npz").measures),
+                    self._ladders(name, stage, level),
                 )
                 if self.rank == 0 and fresh:
                     self.folder.publish(folder / "artifact")
@@ -230,6 +239,8 @@ class CascadeRun:
         clock = time.monotonic()
         if isinstance(stage, StructuralStage):
             return self._restructure(index, name, stage, number, level, changes)
+        if isinstance(stage, RepairStage):
+            return self._repair(index, name, stage, number, level, changes)
         weights = level.weights(self.subject, stage.source)
         kind = type(self.network).__name__
         plan = stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
@@ -280,6 +291,31 @@ class CascadeRun:
             finally:
                 self.subject = before
                 self.read_as(before)
+        self.trainer.strategy.barrier("judged")
+        return self._outcome(name, number)
+
+    def _ladders(self, name: str, stage: Stage, level: Level) -> dict[str, Sequence[Codec]]:
+        """What each weight may have been coded with, once a stage is accepted."""
+        if isinstance(stage, StructuralStage):
+            return {}
+        if isinstance(stage, RepairStage):
+            return dict(level.ladders)
+        kind = type(self.network).__name__
+        plan = stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
+        return {**level.ladders, **stage.ladders(plan)}
+
+    def _repair(
+        self, index: int, name: str, stage: RepairStage, number: int, level: Level, changes: list[str]
+    ) -> dict[str, Any]:
+        """Mend what the level has and judge it; rank 0 only, the others wait."""
+        if self.rank == 0:
+            clock = time.monotonic()
+            folder = self.folder.try_folder(name, number)
+            encoded, facts = repair_network(self, index, name, stage, level, folder)
+            plan = {entry["weight"]: stage.codec for entry in facts["weights"]}
+            seconds = time.monotonic() - clock
+            made = Made(encoded, plan, Metrics(None), None, seconds, repair=facts)
+            judge(self, index, name, stage, number, level, changes, made)
         self.trainer.strategy.barrier("judged")
         return self._outcome(name, number)
 

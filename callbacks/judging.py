@@ -40,6 +40,7 @@ class Made:
     decision: Decision | None
     seconds: float
     structure: Mapping[str, Any] | None = None
+    repair: Mapping[str, Any] | None = None
 
 
 def judge(
@@ -70,7 +71,11 @@ def judge(
         reference.measures, level.measures, evaluation.measures, index, needed=stage.min_retention
     )
     before = run.reference_bytes if level.folder is None else read_manifest(level.folder).num_bytes
-    verdict = demand_fewer_bytes(verdict, manifest.num_bytes, before)
+    if stage.aim == "bytes":
+        verdict = demand_fewer_bytes(verdict, manifest.num_bytes, before)
+    elif stage.aim == "quality":
+        may_grow = getattr(stage, "may_grow", False)
+        verdict = demand_better_scores(verdict, manifest.num_bytes, None if may_grow else before)
     seconds["evaluate"] = time.monotonic() - clock
     layers = report_layers(run.parameters, {name: encoded[name] for name in made.plan}, made.metrics)
     diagnosis = diagnose(verdict, {layer.weight: layer.nmse for layer in layers})
@@ -89,6 +94,7 @@ def judge(
             "allocation": None if made.decision is None else made.decision.told(),
             "refine": refinement,
             "structure": None if made.structure is None else dict(made.structure),
+            "repair": None if made.repair is None else dict(made.repair),
             "gate": verdict.to_dict(),
             "facts": dict(evaluation.facts),
             "diagnosis": None if verdict.severity == "none" else diagnosis.sentence,
@@ -157,4 +163,24 @@ def demand_fewer_bytes(verdict: Verdict, num_bytes: int, before: int) -> Verdict
     if not verdict.accepted or num_bytes < before:
         return verdict
     reason = f"saves nothing: {num_bytes:,} bytes, {before:,} before"
+    return replace(verdict, accepted=False, severity="none", reason=reason)
+
+
+def demand_better_scores(verdict: Verdict, num_bytes: int, most: int | None) -> Verdict:
+    """Turn down a stage that mends nothing, or takes more bytes than it may.
+
+    Args:
+        verdict: Of the gate, against the level that is to be mended.
+        num_bytes: Of the artefact.
+        most: That it may have; ``None`` for any number.
+    """
+    if not verdict.accepted:
+        return verdict
+    if verdict.retention is None or not verdict.retention > 1:
+        found = "no number" if verdict.retention is None else f"{verdict.retention:.4%}"
+        reason = f"mends nothing: {found} of the last level's scores"
+    elif most is not None and num_bytes > most:
+        reason = f"grows: {num_bytes:,} bytes, {most:,} before"
+    else:
+        return verdict
     return replace(verdict, accepted=False, severity="none", reason=reason)

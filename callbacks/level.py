@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from callbacks.subject import Subject
 from fulgurite.artifact.loading import load
 from fulgurite.artifact.reader import RAW, Artifact
-from fulgurite.codecs import Encoded, Float16Codec
+from fulgurite.codecs import Codec, Encoded, Float16Codec
 from fulgurite.evaluation.measure import Measure
 
 Source = Literal["reference", "previous"]
@@ -27,11 +27,13 @@ class Level:
         name: Of the stage, or ``reference``.
         folder: Its artefact; ``None`` where nothing is coded yet.
         measures: What it scored.
+        ladders: For each weight that is coded the codecs of which one has coded it.
     """
 
     name: str
     folder: Path | None
     measures: list[Measure]
+    ladders: Mapping[str, Sequence[Codec]] = field(default_factory=dict)
 
     def weights(self, subject: Subject, source: Source) -> dict[str, Tensor]:
         """The weights that a stage codes: the subject's own, or as this level has them."""

@@ -3,6 +3,7 @@
 from callbacks.stages.allocating import Allocate
 from callbacks.stages.distill import DistillStage
 from callbacks.stages.refine import Refine
+from callbacks.stages.repair import RepairStage
 from callbacks.stages.stage import Stage
 from callbacks.stages.static_encoder import StaticEncoderStage
 from callbacks.stages.structure import StructuralStage
@@ -13,6 +14,7 @@ __all__ = [
     "Allocate",
     "DistillStage",
     "Refine",
+    "RepairStage",
     "Stage",
     "StaticEncoderStage",
     "StructuralStage",

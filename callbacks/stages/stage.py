@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import Callback
 from torch import Tensor
@@ -16,6 +16,9 @@ from callbacks.stages.refine import Refine
 from callbacks.stages.selection import select_weights
 from fulgurite.calibration import MetricKind
 from fulgurite.codecs import Codec, UniformCodec
+
+Aim = Literal["bytes", "quality", "change"]
+"""What a stage is for: fewer bytes, better scores in as many, or another network of the same size."""
 
 PROTECTED = UniformCodec(bits=8, group_size=64, entropy=True)
 """What a retry gives the weights that a severe loss is blamed on."""
@@ -37,6 +40,8 @@ class Stage(Callback):
         min_retention: What this stage must retain of the previous one, 0 to 1; the gate's own by default.
         retries: Further tries with recommended changes after a rejection; the cascade's own by default.
     """
+
+    aim: ClassVar[Aim] = "bytes"
 
     def __init__(
         self,
