@@ -14,6 +14,7 @@ class FolderLock:
 
     Args:
         folder: Must exist when the lock is asked for.
+        wait: Until another process lets go of it.
 
     Example::
 
@@ -22,20 +23,13 @@ class FolderLock:
                 raise ValueError(f"{folder}: another process is working there")
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, wait: bool = False) -> None:
+        self.folder, self.wait = folder, wait
         self._file: IO[str] | None = None
         self.held = False
 
-    def acquire(self, *, wait: bool = False) -> bool:
-        """Take the lock.
-
-        Args:
-            wait: Until another process lets go of it.
-
-        Returns:
-            Whether it is ours now; always, on a system without such locks.
-        """
+    def acquire(self) -> bool:
+        """Take the lock; whether it is ours now. Always, on a system without such locks."""
         try:
             import fcntl
         except ImportError:
@@ -43,7 +37,7 @@ class FolderLock:
             return True
         self._file = (self.folder / LOCK_NAME).open("w")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
         except OSError:
             self.release()
             return False

@@ -76,11 +76,13 @@ def _content(path: Path) -> dict[str, int]:
         found: dict[str, int] = {}
         key = None
         for opcode, argument, _ in pickletools.genops(pickled):
+            if "PUT" in opcode.name or opcode.name == "MEMOIZE":
+                continue  # the number of a PUT is a place in the memo
             if "UNICODE" in opcode.name:
                 key = argument
-            elif opcode.name.startswith("BININT") and key in ("epoch", "global_step") and key not in found:
-                found[key] = int(argument)
-            elif "PUT" not in opcode.name and opcode.name != "MEMOIZE":
+            elif isinstance(argument, int) and key in ("epoch", "global_step") and key not in found:
+                found[key] = argument
+            else:
                 key = None
             if len(found) == 2:
                 break

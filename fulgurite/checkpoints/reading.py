@@ -94,10 +94,12 @@ def _read(
 ) -> StageCheckpoint:
     sizes = file_sizes(folder)
     stored = {name: size for name, size in sizes.items() if name.startswith("artifact/")}
-    common = {"disk_bytes": sum(sizes.values()), "artifact_bytes": sum(stored.values())}
+    disk_bytes, artifact_bytes = sum(sizes.values()), sum(stored.values())
     outcome = _json(folder / "try.json")
     if not isinstance(outcome.get("gate"), dict):
-        return StageCheckpoint(stage, number, folder, "unfinished", **common)
+        return StageCheckpoint(
+            stage, number, folder, "unfinished", disk_bytes=disk_bytes, artifact_bytes=artifact_bytes
+        )
     accepted = bool(outcome["gate"].get("accepted"))
     if when is None:  # its line in the history was lost: the file was written in the same second
         seconds = (folder / "try.json").stat().st_mtime
@@ -114,10 +116,11 @@ def _read(
         "accepted" if accepted else "rejected",
         outcome,
         when,
+        disk_bytes,
+        artifact_bytes,
         sha256=sha256,
         checksums=checksums,
         is_result=is_result,
-        **common,
     )
 
 

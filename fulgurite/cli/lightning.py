@@ -79,9 +79,15 @@ def _output_dir(verb: str, arguments: Sequence[str], recipes: Mapping[str, Mappi
     given = [str(recipe["output_dir"]) for recipe in recipes.values() if recipe.get("output_dir")]
     given += _values_of(arguments, "--output_dir")
     name = [verb, *recipes][-1]
-    default = os.environ.get(_RUN_DIR) or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    default = os.environ.get(_RUN_DIR) or f"runs/{name}-{_sweep_run() or time.strftime('%Y%m%d-%H%M%S')}"
     os.environ[_RUN_DIR] = given[-1] if given else default
     return Path(os.environ[_RUN_DIR])
+
+
+def _sweep_run() -> str | None:
+    """Of a run that an agent of a W&B sweep has started: two agents may start one in the same second."""
+    identity = [os.environ.get(key) for key in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")]
+    return "-".join(filter(None, identity)) if all(identity) else None
 
 
 def _values_of(arguments: Sequence[str], flag: str) -> list[str]:
