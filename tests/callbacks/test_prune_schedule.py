@@ -374,3 +374,16 @@ def test_ranks_agree_although_each_sees_other_inputs(tmp_path: Path) -> None:
     # 8 and 12 inputs a row, of which 60 % is 4 and 7
     assert float((first["net.0.weight"] == 0).float().mean()) == 0.5
     assert float((first["net.2.weight"] == 0).float().mean()) == pytest.approx(7 / 12)
+
+
+def test_the_fragment_of_the_page_goes_with_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
+    from fulgurite.cli.main import main
+
+    root = Path(__file__).resolve().parents[2]
+    fragment = root / "configs" / "callbacks" / "prune.yaml"
+    assert fragment.read_text().split("\n", 2)[2] in (root / "docs" / "pruning.md").read_text()
+    recipe = str(root / "configs" / "recipes" / "quickstart_fit.yaml")
+    assert main(["fit", "--config", recipe, "--config", str(fragment), "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    assert printed[0]["class_path"] == "callbacks.prune_schedule.PruneSchedule"
+    assert (printed[0]["init_args"]["sparsity"], printed[0]["init_args"]["pattern"]) == (0.8, "unstructured")
