@@ -159,6 +159,7 @@ def test_what_print_config_prints_is_a_recipe(
         ("inspect", ("--weights", "--json", "--no-verify")),
         ("report", ("record.json",)),
         ("checkpoints", ("list", "show", "restore")),
+        ("search", ("--config", "--output_dir", "--workers", "early_stopping")),
     ],
 )
 def test_help_of_a_verb_names_its_main_options(

@@ -68,7 +68,11 @@ def write_results(study: Study, command: str) -> list[Path]:
 
 
 def importance_of(study: Study) -> tuple[dict[str, dict[str, float]], str]:
-    """How much of an objective's variation each key accounts for, by Optuna's evaluator; or why that is not known."""
+    """How much of an objective's variation each key accounts for, by Optuna's fANOVA; or why that is not known.
+
+    Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014,
+    https://proceedings.mlr.press/v32/hutter14.html.
+    """
     import optuna
 
     done = [trial for trial in study.trials() if trial.state in ("done", "rejected")]
@@ -81,11 +85,15 @@ def importance_of(study: Study) -> tuple[dict[str, dict[str, float]], str]:
         return {}, f"{len(done)} finished trials over {len(varied)} keys that varied are too few to tell"
     found: dict[str, dict[str, float]] = {}
     for place, objective in enumerate(study.settings.objectives):
-        target = partial(_value, place)
         try:
             found[objective.metric] = optuna.importance.get_param_importances(
-                study.shared, params=varied, target=target
+                study.shared,
+                evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+                params=varied,
+                target=partial(_value, place),
             )
+        except ImportError:
+            return {}, "scikit-learn is not installed"
         except (ValueError, RuntimeError) as error:
             return {}, f"Optuna's evaluator says: {' '.join(str(error).split())}"
     return found, ""
