@@ -69,11 +69,13 @@ def start(search: Path, study: Path, *arguments: str) -> "subprocess.Popen[str]"
     )
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "it did not come to that"
+        if time.monotonic() > end:
+            process.kill()  # a search goes on by itself
+            raise AssertionError("it did not come to that")
         time.sleep(0.05)
 
 
