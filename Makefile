@@ -7,7 +7,7 @@ DATA ?= ../shared/data
 OUT ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast codec-table \
+.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis codec-table \
   wheel clean
 
 help: ## List the targets
@@ -65,6 +65,9 @@ clip-blip: $(READY) ## Fit and compress the CLIPs and the BLIP of the recipes (t
 
 grokfast: $(READY) ## Measure what gradient filters do (two hours), and write docs/grokfast.md
 	$(BIN)/python scripts/grokfast_study.py --data $(DATA) --seeds 3 --steps 100
+
+analysis: $(READY) ## Analyse a small network layer by layer and stage by stage, and write docs/analysis.md
+	$(BIN)/python scripts/analysis_page.py --data $(DATA)
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
 	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md

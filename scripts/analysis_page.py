@@ -47,10 +47,11 @@ network is stories260K, a Llama of 260 thousand weights, on TinyStories.
 | `fulgurite analyze ablation --config RECIPE --output_dir STUDY` | the recipe without each of its stages |
 | `fulgurite analyze order --config RECIPE --output_dir STUDY` | its stages in other orders |
 
-`REFERENCE` may be `-`: the network that the recipe names. Causal language models, text encoders, CLIP and BLIP are loaded
-by their modules, as `compress` loads them. A study is a folder of runs, each `fulgurite compress` in a process of its
-own; after a kill the same command goes on where it was cut off, and a run that has ended is not run again. A study's
-gate lets pass what is above chance and saves bytes, unless `--keep_gate` is given: it asks what each variant comes to.
+`REFERENCE` may be `-`: the network that the recipe names. Causal language models, text encoders, CLIP and BLIP are
+loaded by their modules, as `compress` loads them. A study is a folder of runs, each `fulgurite compress` in a process
+of its own; after a kill the same command goes on where it was cut off, and a run that has ended is not run again. A
+study's gate lets pass what is above chance and saves bytes, unless `--keep_gate` is given: it asks what each variant
+comes to.
 """
 
 

@@ -22,6 +22,7 @@ from fulgurite.artifact.lock import FolderLock
 
 _POLL = 0.2  # seconds
 _GRACE = 60.0  # seconds that a run has to write what it has, when it is told to stop
+_PLACES = ("cache_dir",)  # where a study lies is nothing that its runs depend on
 _DONE = (0, 3)  # 3: no stage was accepted, which is a result too
 
 Started = Callable[["subprocess.Popen[bytes]"], None]
@@ -116,7 +117,8 @@ def _free(folder: Path) -> bool:
 def _stamp(recipe: Mapping[str, Any], flags: Sequence[str]) -> str:
     import yaml
 
-    asked = yaml.safe_dump([dict(recipe), list(flags)], sort_keys=False)
+    cascade = {key: value for key, value in (recipe.get("cascade") or {}).items() if key not in _PLACES}
+    asked = yaml.safe_dump([{**recipe, "cascade": cascade}, list(flags)], sort_keys=False)
     return hashlib.sha256(asked.encode()).hexdigest() + "\n"
 
 

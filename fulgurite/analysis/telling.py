@@ -49,17 +49,8 @@ def tell_subspaces(
     from fulgurite.analysis.plots import plot_subspaces
 
     by_name = {one.name: one for one in inputs}
-    header: tuple[str, ...] = (
-        "weight",
-        "k",
-        "overlap: outputs",
-        "inputs",
-        "chance",
-        "angle: outputs",
-        "inputs",
-        "error",
-    )
-    header += ("activations: k", "overlap", "chance", "CKA")
+    header = ["weight", "k", "overlap: outputs", "inputs", "chance", "angle: outputs", "inputs", "error"]
+    header += ["activations: k", "overlap", "chance", "CKA"]
     rows = []
     for one in weights:
         seen = by_name.get(one.name)

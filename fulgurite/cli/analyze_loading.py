@@ -102,12 +102,11 @@ def load_pair(given: argparse.Namespace, flags: Sequence[str]) -> Pair:
         arguments.append(f"--model.init_args.source={given.reference}")
     # nothing is written there: no logger is asked to
     parts = _Parts(arguments, Path("runs/analyze"))
+    if not isinstance(parts.model, Compressible):
+        kind = type(parts.model).__name__
+        raise ValueError(f"{given.config}: {kind} cannot be analysed: it does not implement Compressible")
     module: Any = parts.model
     datamodule: Any = parts.datamodule
-    if not isinstance(module, Compressible):
-        raise ValueError(
-            f"{given.config}: {type(module).__name__} cannot be analysed: it does not implement Compressible"
-        )
     module.trainer = parts.trainer
     parts.trainer._data_connector.attach_datamodule(module, datamodule=datamodule)
     module.configure_model()
