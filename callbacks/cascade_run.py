@@ -102,7 +102,7 @@ class CascadeRun:
         self.console.header(self)
         reference = self._reference(fingerprint)
         self.record.reference(reference)
-        self.console.reference(reference, self.data)
+        self.console.reference(reference, self.data, self.cascade.gate)
         level = Level("reference", None, list(reference.measures))
         for index, (name, stage) in enumerate(self.cascade.stages.items()):
             if self._out_of_time(name):

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from callbacks.stages.allocating import Decision
 from fulgurite.codecs import Encoded
 from fulgurite.evaluation.evaluation import Evaluation
+from fulgurite.evaluation.gate import Gate
 from fulgurite.evaluation.statistics import minimum_detectable_drop
 from fulgurite.evaluation.verdict import Verdict
 from fulgurite.reporting.table import render_table
@@ -50,19 +51,30 @@ class Console:
         output = escape(str(run.folder.path))
         self._line(f"[bold]{escape(name)}[/]  {kind}  {count:,} weights  {size} fp32   output {output}")
 
-    def reference(self, evaluation: Evaluation, data: Mapping[str, Any]) -> None:
-        """The reference's scores."""
+    def reference(self, evaluation: Evaluation, data: Mapping[str, Any], gate: Gate) -> None:
+        """The reference's scores, and how small a loss the gate can tell on them."""
+        if not self._enabled:
+            return
         scores = "   ".join(
             f"{measure.name.replace('_', ' ')} {format_score(measure.value, measure.unit)}"
             for measure in evaluation.measures
         )
         self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} {self._items}")
-        drops = [minimum_detectable_drop(measure) for measure in evaluation.measures]
-        visible = max((drop for drop in drops if drop != float("inf")), default=None)
-        if visible is not None:
-            self._line(
-                f"{'':<{_LABEL}} that many {self._items} tell a loss of {100 * visible:.1f} points from none"
+        drops, chance = [], []
+        for measure in evaluation.measures:
+            if gate.informed_by(measure):
+                drops.append(minimum_detectable_drop(measure))
+            else:
+                chance.append(measure.name.replace("_", " "))
+        notes = []
+        if drops:  # a network has no more than all it has above chance to lose
+            notes.append(
+                f"that many {self._items} tell a loss of {100 * min(1.0, max(drops)):.1f} points from none"
             )
+        if chance:
+            notes.append(f"at chance on {', '.join(chance)}, which cannot decide")
+        if notes:
+            self._line(f"{'':<{_LABEL}} {'; '.join(notes)}")
 
     def verdict(self, verdict: Verdict, diagnosis: str | None = None) -> None:
         """What the gate said, and why it thinks so."""

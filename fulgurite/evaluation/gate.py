@@ -78,6 +78,10 @@ class Gate:
         if self.resamples < 100:
             raise ValueError(f"resamples must be at least 100, got {self.resamples}")
 
+    def informed_by(self, reference: Measure) -> bool:
+        """Whether a measure of the reference decides anything: it is surely better than chance."""
+        return informative(reference, self.confidence, self.resamples, self.seed)
+
     def decide(
         self,
         reference: Sequence[Measure],
@@ -105,7 +109,7 @@ class Gate:
                 raise ValueError(f"stage_index must be at least 0, got {stage_index}")
             needed = self.stage_retention[min(stage_index, len(self.stage_retention) - 1)]
         _check_threshold("needed", needed)
-        useful = [informative(m, self.confidence, self.resamples, self.seed) for m in reference]
+        useful = [self.informed_by(measure) for measure in reference]
         diverged = [measure for measure in candidate if measure.num_not_finite]
         if diverged or not any(useful):
             severity: Severity = "severe" if diverged else "none"
