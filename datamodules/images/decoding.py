@@ -1,8 +1,8 @@
 """Bytes of a file to an upright RGB picture.
 
-    bytes -> PIL -> turned as EXIF says -> grey, palette, CMYK, 16 bits to RGB -> transparency put on a colour
+    bytes -> PIL -> ``upright_rgb`` of the core, which users of a network call as well
 
-open_clip and transformers ignore EXIF and drop transparency; pictures without either come out the same.
+What ``broken_because`` lets pass, ``open_picture`` opens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
+from fulgurite.models.pixels import upright_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,15 +28,16 @@ def open_picture(data: bytes, fill: int = 0) -> Image.Image:
     Raises:
         ValueError: If the bytes are no picture, or not all of one.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
-        picture: Image.Image = Image.open(io.BytesIO(data))
-        picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-        return _rgb(picture, fill)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        made: Image.Image = upright_rgb(Image.open(io.BytesIO(data)), fill)
+    except MemoryError:
+        raise
+    # libraries behind PIL raise as they like on bytes that are no picture
+    except Exception as error:
         raise ValueError(_reason(error)) from error
+    return made
 
 
 def broken_because(data: bytes, whole: bool = True) -> str | None:
@@ -52,8 +53,10 @@ def broken_because(data: bytes, whole: bool = True) -> str | None:
         picture = Image.open(io.BytesIO(data))
         if whole:
             picture.draft("RGB", _CHECK_SIZE)
-            picture.load()
-    # libraries behind PIL raise as they like on bytes that are no picture
+            upright_rgb(picture)  # what ``open_picture`` does
+    except MemoryError:
+        raise
+    # as in ``open_picture``
     except Exception as error:
         return _reason(error)
     return None
@@ -65,19 +68,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its own text names an object in memory
         return "no picture in a known format"
     return str(error) or type(error).__name__
-
-
-def _rgb(picture: Image.Image, fill: int) -> Image.Image:
-    from PIL import Image
-
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith(("I", "F")):  # converted by PIL they would be cut off at 255
-        values = np.asarray(picture).astype(np.float64)
-        deepest = 65535 if picture.mode.startswith("I") else max(1.0, float(values.max()))
-        return Image.fromarray((values * (255 / deepest)).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (fill, fill, fill, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    return picture.convert("RGB")

@@ -13,7 +13,7 @@ from fulgurite.models.causal_lm import (
 from fulgurite.models.image_settings import preprocess_of_settings
 from fulgurite.models.image_text import folder_adapter, load_image_text
 from fulgurite.models.image_text_building import build_image_text
-from fulgurite.models.pixels import to_pixels
+from fulgurite.models.pixels import to_pixels, upright_rgb
 from fulgurite.models.pooling import Pooling, embed_rows, token_batch
 from fulgurite.models.text_encoder import (
     find_source,
@@ -46,4 +46,5 @@ __all__ = [
     "token_batch",
     "train_caption_tokenizer",
     "unique_parameters",
+    "upright_rgb",
 ]

@@ -1,5 +1,6 @@
 """Pictures become pixels as open_clip and transformers make them."""
 
+import io
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from fulgurite.models import ImageSettings, to_pixels
+from fulgurite.models import ImageSettings, to_pixels, upright_rgb
 from fulgurite.models.image_settings import (
     preprocess_of_settings,
     processor_settings,
@@ -93,3 +94,52 @@ def test_a_processor_that_does_something_else_is_refused(settings: dict[str, Any
 
     with pytest.raises(ValueError, match=message):
         settings_of_processor(CLIPImageProcessor(**{"size": {"shortest_edge": 224}, **settings}))
+
+
+BROKEN_EXIF = [b"XX", b"II*\0\x08\0\0"]  # no header; one cut short
+
+
+# how an upright picture is stored so that the number of EXIF brings it back
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+ORIENTATION = 0x0112
+
+
+def opened(each: Image.Image, kind: str = "PNG", **settings: Any) -> Image.Image:
+    file = io.BytesIO()
+    each.save(file, kind, **settings)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])  # Pillow itself turns a TIFF when it is loaded
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_turned_as_exif_says(orientation: int, kind: str) -> None:
+    upright, turn = picture(9, 7), STORED[orientation]
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = opened(upright if turn is None else upright.transpose(turn), kind, exif=exif)
+    images = ImageSettings((4, 4))
+    made = upright_rgb(file)
+    assert made.tobytes() == upright.tobytes()
+    assert upright_rgb(made).tobytes() == upright.tobytes(), "once, not twice"
+    assert torch.equal(to_pixels(file, images), to_pixels(upright, images))
+
+
+def test_grey_of_16_bits_is_scaled() -> None:
+    grey = opened(Image.new("I;16", (8, 8), 128 * 257))  # 257: 65535 / 255
+    images = ImageSettings((4, 4), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert torch.allclose(to_pixels(grey, images), torch.tensor(128 / 255))
+
+
+@pytest.mark.parametrize("exif", BROKEN_EXIF)
+def test_exif_that_cannot_be_read_is_ignored(exif: bytes) -> None:
+    each = picture(9, 7)
+    assert upright_rgb(opened(each, exif=exif)).tobytes() == each.tobytes()

@@ -1,12 +1,17 @@
 """Every kind of picture becomes upright RGB; what is no picture says why."""
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datamodules.images.decoding import broken_because, open_picture
+from datamodules.images.pictures import make_pixels
+from datamodules.images.transforms import normalise
+from fulgurite.models import ImageSettings, to_pixels
 
 Photo = Callable[..., Image.Image]
 Encoded = Callable[..., bytes]
@@ -111,3 +116,27 @@ def test_a_header_alone_is_enough_where_no_more_is_asked(photo: Photo, encoded: 
     data = encoded(photo(5, 100, 80))
     assert broken_because(data) is None
     assert broken_because(data[: len(data) // 2], whole=False) is None
+
+
+@pytest.mark.parametrize("exif", [b"XX", b"MM\0*"], ids=["no header", "cut short"])  # PIL fails in two ways
+def test_exif_that_cannot_be_read_is_ignored(exif: bytes, photo: Photo, encoded: Encoded) -> None:
+    data = encoded(photo(6), "PNG", exif=exif)
+    assert broken_because(data) is None
+    assert np.array_equal(colours(open_picture(data)), colours(photo(6)))
+
+
+def test_users_of_a_network_see_the_pixels_of_the_evaluation(photo: Photo, encoded: Encoded) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = ImageSettings((16, 16), fill=90)
+    clear = photo(7).convert("RGBA")
+    clear.putalpha(100)
+    files = [
+        encoded(photo(7), exif=exif),
+        encoded(clear, "PNG", exif=exif),
+        encoded(Image.new("I;16", (20, 30), 40_000), "PNG"),
+        encoded(photo(7).convert("CMYK")),
+    ]
+    for data in files:
+        evaluated = normalise(make_pixels(data, images)[None], images)[0]
+        assert torch.equal(to_pixels(Image.open(io.BytesIO(data)), images), evaluated)
