@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from datamodules.captions import check_splits, path_of
 from datamodules.image_text import ImageTextDataModule
+from datamodules.images.settings import looked_from
 from datamodules.images.stores import PictureStore, open_store
 from datamodules.images.table import PictureTable
 
@@ -171,7 +172,7 @@ def read_class_names(path: Path, folders: Sequence[str]) -> list[str]:
         ValueError: If a folder has no name, or there are not as many lines as folders.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")
+        raise FileNotFoundError(f"{path}: no such file{looked_from(path)}")
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() == ".json":
         try:

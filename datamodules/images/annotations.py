@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.images.settings import looked_from
+
 _SPLITS = {
     "train": "train",
     "restval": "train",
@@ -28,6 +30,8 @@ _FORMS = (
     "expected {images: [{filename, split, sentences: [{raw}]}]} (Karpathy) or "
     "{images: [{id, file_name}], annotations: [{image_id, caption}]} (COCO)"
 )
+
+_LONGEST = 60  # characters of a value that a message shows
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def read_annotations(path: Path) -> list[Captioned]:
         ValueError: If it has another form; the message says what was found.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")
+        raise FileNotFoundError(f"{path}: no such file{looked_from(path)}")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -64,40 +68,76 @@ def read_annotations(path: Path) -> list[Captioned]:
     if not images:
         raise ValueError(f"{path}: expected pictures, found an empty list")
     annotations = content.get("annotations")
-    try:
-        if "sentences" in images[0]:
-            read = [_karpathy(image) for image in images]
-        elif isinstance(annotations, list):
-            read = _coco(images, annotations)
-        else:
-            raise ValueError(f"{path}: {_FORMS}, found {_found(content)}, pictures with {_keys(images[0])}")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {_FORMS}; a picture or caption has no {error}") from error
+    if "sentences" in images[0]:
+        read = [_karpathy(image, f"{path}: images[{index}]") for index, image in enumerate(images)]
+    elif isinstance(annotations, list):
+        read = _coco(path, images, annotations)
+    else:
+        raise ValueError(f"{path}: {_FORMS}, found {_found(content)}, pictures with {_keys(images[0])}")
     captioned = [picture for picture in read if picture.captions]
     if not captioned:
         raise ValueError(f"{path}: expected captions, found none for {len(read)} pictures")
     return captioned
 
 
-def _karpathy(image: Mapping[str, Any]) -> Captioned:
-    name, split = str(image["filename"]), str(image["split"])
+def _karpathy(image: Mapping[str, Any], where: str) -> Captioned:
+    name = _field(image, "filename", str, where)
+    where = f"{where} ({name})"
+    split = _field(image, "split", str, where)
     if split not in _SPLITS:
-        raise KeyError(f"split among {', '.join(_SPLITS)}: {split!r} of {name}")
-    folder = image.get("filepath")
+        raise ValueError(f"{where}: expected split to be one of {', '.join(_SPLITS)}, found {split!r}")
+    folder = _field(image, "filepath", str, where) if image.get("filepath") else None
     names = (f"{folder}/{name}", name) if folder else (name,)
-    return Captioned(names, _texts(sentence["raw"] for sentence in image["sentences"]), _SPLITS[split])
+    sentences = _field(image, "sentences", list, where)
+    texts = [_field(each, "raw", str, f"{where}: sentences[{at}]") for at, each in enumerate(sentences)]
+    return Captioned(names, _written(texts), _SPLITS[split])
 
 
-def _coco(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[Captioned]:
-    texts: dict[Any, list[str]] = {image["id"]: [] for image in images}
-    for annotation in annotations:
-        if annotation["image_id"] in texts:
-            texts[annotation["image_id"]].append(annotation["caption"])
-    return [Captioned((str(image["file_name"]),), _texts(texts[image["id"]]), None) for image in images]
+def _coco(path: Path, images: Sequence[Any], annotations: Sequence[Any]) -> list[Captioned]:
+    pictures: list[tuple[int | str, str]] = []
+    for index, image in enumerate(images):
+        name = _field(image, "file_name", str, f"{path}: images[{index}]")
+        pictures.append((_field(image, "id", (int, str), f"{path}: images[{index}] ({name})"), name))
+    names = dict(pictures)
+    texts: dict[int | str, list[str]] = {picture: [] for picture in names}
+    for index, annotation in enumerate(annotations):
+        where = f"{path}: annotations[{index}]"
+        picture = _field(annotation, "image_id", (int, str), where)
+        if picture in texts:
+            texts[picture].append(_field(annotation, "caption", str, f"{where} of {names[picture]}"))
+    return [Captioned((name,), _written(texts[picture]), None) for picture, name in pictures]
 
 
-def _texts(sentences: Any) -> list[str]:
-    return [text for sentence in sentences if (text := " ".join(sentence.split()))]
+_KINDS = {dict: "an object", list: "a list", str: "text", int: "a number"}
+
+
+def _field(content: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """A value of a JSON object, of the kind that it should be.
+
+    Raises:
+        ValueError: If there is none, or one of another kind; ``where`` says of which picture or caption.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: expected an object with {key}, found {_shown(content)}")
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    expected = " or ".join(_KINDS[each] for each in kinds)
+    if key not in content:
+        raise ValueError(f"{where}: expected {key}, {expected}, found {_keys(content)}")
+    value = content[key]
+    if not isinstance(value, kinds) or isinstance(value, bool):  # JSON's true is a number in Python
+        raise ValueError(f"{where}: expected {key} to be {expected}, found {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _written(texts: Sequence[str]) -> list[str]:
+    """Texts without those that are empty, each white space one blank."""
+    return [joined for text in texts if (joined := " ".join(text.split()))]
 
 
 def _found(content: Any) -> str:

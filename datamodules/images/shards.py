@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.images.settings import looked_from
+
 logger = logging.getLogger(__name__)
 _PICTURES = ("jpg", "jpeg", "png", "webp")
 _NAMED = 5  # broken samples that an error names
@@ -98,7 +100,8 @@ def expand(given: str | Sequence[str], folder: Path) -> list[str]:
             matches = sorted(glob.glob(path)) if glob.has_magic(name) else [path]
             missing = [match for match in matches if not Path(match).is_file()]
             if missing or not matches:
-                raise FileNotFoundError(f"{(missing or [path])[0]}: no such shard (looked from {Path.cwd()})")
+                absent = (missing or [path])[0]
+                raise FileNotFoundError(f"{absent}: no such shard{looked_from(absent)}")
             found += matches
     if not found:
         raise FileNotFoundError(f"expected shards, got {given!r}")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from datamodules.images.settings import looked_from
+
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 )
@@ -165,7 +167,7 @@ def open_store(path: Path) -> PictureStore:
     if path.is_dir():
         return FolderStore(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder or archive (looked from {Path.cwd()})")
+        raise FileNotFoundError(f"{path}: no such folder or archive{looked_from(path)}")
     name = path.name.lower()
     if name.endswith(".zip"):
         return ZipStore(path)

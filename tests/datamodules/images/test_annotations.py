@@ -1,6 +1,7 @@
 """Caption files in the two usual forms; any other says what was found."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,10 @@ def test_cocos_form_gathers_the_captions_of_a_picture(tmp_path: Path) -> None:
         ({"images": ["1.jpg"]}, "found an object with keys images"),
         ({"images": []}, "expected pictures, found an empty list"),
         ({"images": [{"id": 1, "file_name": "1.jpg"}]}, "keys images, pictures with keys id, file_name"),
-        ({"images": [{"filename": "1.jpg", "sentences": []}]}, "a picture or caption has no 'split'"),
-        ({"images": [{"filename": "1.jpg", "split": "dev", "sentences": []}]}, "no .*'dev' of 1.jpg"),
-        ({"images": [{"filename": "1.jpg", "split": "val", "sentences": [{"text": "a"}]}]}, "no 'raw'"),
         (
             {"images": [{"filename": "1.jpg", "split": "val", "sentences": []}]},
             "expected captions, found none for 1",
         ),
-        ({**COCO, "annotations": [{"image_id": 5}]}, "a picture or caption has no 'caption'"),
         ({**COCO, "annotations": []}, "expected captions, found none for 3 pictures"),
     ],
 )
@@ -84,6 +81,78 @@ def test_a_file_of_another_form_says_what_was_found(content: Any, message: str, 
         read_annotations(written(tmp_path, content))
 
 
+def karpathy(**changed: Any) -> dict[str, Any]:
+    return {"images": [KARPATHY["images"][1], {**KARPATHY["images"][0], **changed}]}
+
+
+def coco(annotation: Any) -> dict[str, Any]:
+    return {**COCO, "annotations": [COCO["annotations"][0], annotation]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            coco({"image_id": 5, "caption": None}),
+            "annotations[1] of 5.jpg: expected caption to be text, found null",
+        ),
+        (coco({"image_id": 5}), "annotations[1] of 5.jpg: expected caption, text, found keys image_id"),
+        (
+            coco({"image_id": [5], "caption": "a"}),
+            "annotations[1]: expected image_id to be a number or text, found [5]",
+        ),
+        (coco("a cat"), 'annotations[1]: expected an object with image_id, found "a cat"'),
+        (
+            {**COCO, "images": [{"id": [7], "file_name": "7.jpg"}]},
+            "images[0] (7.jpg): expected id to be a number or text, found [7]",
+        ),
+        (
+            {**COCO, "images": [{"id": 7, "file_name": 7}]},
+            "images[0]: expected file_name to be text, found 7",
+        ),
+        (
+            karpathy(split="dev"),
+            "images[1] (1.jpg): expected split to be one of train, restval, val, validation, test, found 'dev'",
+        ),
+        (karpathy(split=None), "images[1] (1.jpg): expected split to be text, found null"),
+        (karpathy(filepath=["a"]), 'images[1] (1.jpg): expected filepath to be text, found ["a"]'),
+        (karpathy(sentences=3), "images[1] (1.jpg): expected sentences to be a list, found 3"),
+        (
+            karpathy(sentences=["a"]),
+            'images[1] (1.jpg): sentences[0]: expected an object with raw, found "a"',
+        ),
+        (
+            karpathy(sentences=[{"text": "a"}]),
+            "images[1] (1.jpg): sentences[0]: expected raw, text, found keys text",
+        ),
+        (
+            karpathy(sentences=[{"raw": None}]),
+            "images[1] (1.jpg): sentences[0]: expected raw to be text, found null",
+        ),
+        (karpathy(filename=True), "images[1]: expected filename to be text, found true"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_its_picture(
+    content: Any, message: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}$"):
+        read_annotations(path)
+
+
+def test_a_long_value_is_cut(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'found \["x{50,60} \.\.\.$'):
+        read_annotations(written(tmp_path, coco({"image_id": ["x" * 1000], "caption": "a"})))
+
+
+def test_where_a_relative_path_starts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=rf"^none\.json: no such file \(looked from {re.escape(str(tmp_path))}\)$"
+    ):
+        read_annotations(Path("none.json"))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.json: no such file$"):
         read_annotations(tmp_path / "none.json")
