@@ -21,7 +21,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     texts = {parameter.arg_name: parameter.description for parameter in described.params}
     parser = argparse.ArgumentParser(prog=f"fulgurite {verb}", description=described.short_description)
     parser.add_argument("network", help=texts["network"])
-    parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help=texts["text"])
+    parser.add_argument("--text", nargs="+", metavar="FILE", help=texts["text"])
     parser.add_argument("--reference", help=texts["reference"])
     parser.add_argument("--train", nargs="+", metavar="FILE", help=texts["train"])
     parser.add_argument("--data_dir", metavar="DIR", help=texts["data_dir"])
@@ -32,7 +32,11 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     # a per cent sign is a format in argparse's help
     for action in parser._actions:
         action.help = (action.help or "").replace("%", "%%")
-    evaluate(**vars(parser.parse_args(list(arguments))))
+    given = parser.parse_args(list(arguments))
+    _check_reads_text(given.network)  # before a text is asked for, which a network of pictures has no use for
+    if given.text is None:
+        parser.error("the following arguments are required: --text")
+    evaluate(**vars(given))
     return 0
 
 
@@ -132,6 +136,24 @@ def evaluate(
                 f"   raw {raw_ratio(old, new):.4f}"
             )
     print(json.dumps(facts, indent=1) if json_output else "\n".join(lines))
+
+
+def _check_reads_text(network: str) -> None:
+    """Send an artefact of a CLIP or BLIP to the verb that measures it."""
+    from fulgurite.artifact.manifest import read_manifest
+    from fulgurite.artifact.open_clip_network import PREFIX
+    from fulgurite.models import IMAGE_TEXT_CLASSES
+
+    folder = _folder(network)
+    if not _is_artifact(folder):
+        return
+    name = read_manifest(folder).model_class
+    if name in IMAGE_TEXT_CLASSES or name.startswith(PREFIX):
+        module = "Blip" if IMAGE_TEXT_CLASSES.get(name, "").startswith("blip") else "Clip"
+        raise UsageError(
+            f"{network} reads pictures and texts ({name}), evaluate measures language models: run "
+            f"fulgurite test --model {module} --model.source {folder} --config DATA.yaml"
+        )
 
 
 def _check_same_tokenizer(ours: Any, theirs: Any, network: str, reference: str) -> None:
