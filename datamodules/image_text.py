@@ -194,7 +194,7 @@ class ImageTextDataModule(LightningDataModule):
             for name, table in tables.items():
                 limited = table.limited(self.limit_train) if name == "train" else table
                 fast = self.fast_resize and name == "train"
-                self._splits[name] = Pictures(limited, self._images, self.cache, fast)
+                self._splits[name] = Pictures(limited, self._images, self.cache, fast, self._cache_dir)
         return self._splits[split]
 
     def _held_out(self) -> dict[str, PictureTable]:

@@ -7,25 +7,22 @@ Deciding beforehand makes every epoch, rank and resumed run see the same picture
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 from datamodules.images.decoding import broken_because
+from datamodules.images.kept import kept
 from datamodules.images.stores import PictureStore
 
 logger = logging.getLogger(__name__)
 Check = Literal["decode", "header", "exists"]
 """How far a picture is read to find out whether it is broken: all of it, its header, or only its name."""
 _HEADER = 1 << 16  # bytes that nearly all headers fit in
-_FORMAT = "1"  # change when the meaning of the kept files does
+_FORMAT = "2"  # change when the meaning of the kept files does
 
 
 def broken_pictures(
@@ -47,18 +44,15 @@ def broken_pictures(
     there = [name for name in names if name not in broken]
     if check == "exists":
         return broken
-    key = hashlib.sha256()
-    for part in (_FORMAT, check, str(store.path.resolve()), store.stamp(there), *there):
-        key.update(part.encode("utf-8", "surrogateescape") + b"\n")
-    kept = cache_dir / f"pictures-{key.hexdigest()[:32]}.json"
-    found: dict[str, str]
-    if kept.is_file():
-        found = json.loads(kept.read_text(encoding="utf-8"))
-    else:
-        start = time.monotonic()
-        found = _read_all(store, there, whole=check == "decode")
-        if time.monotonic() - start > keep_after_s:
-            _write(kept, found)
+    found: dict[str, str] = kept(
+        cache_dir,
+        "pictures",
+        (_FORMAT, check),
+        store,
+        there,
+        lambda: _read_all(store, there, whole=check == "decode"),
+        keep_after_s,
+    )
     broken.update(found)
     return {name: broken[name] for name in names if name in broken}
 
@@ -76,11 +70,3 @@ def _read_all(store: PictureStore, names: Sequence[str], whole: bool) -> dict[st
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         reasons = pool.map(reason, names, chunksize=64)
         return {name: why for name, why in zip(names, reasons, strict=True) if why is not None}
-
-
-def _write(path: Path, found: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(found, file, indent=1)
-    os.replace(partial, path)

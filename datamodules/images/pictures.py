@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from datamodules.images.cache import PictureCache
 from datamodules.images.decoding import open_picture
+from datamodules.images.kept import kept
+from datamodules.images.stores import MemoryStore
 from datamodules.images.table import PictureTable
 from datamodules.images.transforms import fit, fit_fast, normalise
 from fulgurite.models.adapter import ImageSettings
@@ -26,6 +29,7 @@ from fulgurite.models.adapter import ImageSettings
 if TYPE_CHECKING:
     from PIL import Image
 
+_FORMAT = "1"  # change when the hash is made of other things
 _numbers = itertools.count()  # tells splits that share a cache apart
 
 
@@ -52,6 +56,8 @@ class Pictures:
         images: Gives the network's settings, once pixels are asked for.
         cache: Keeps pixels; several splits may share one.
         fast: Resize by torchvision; see ``fit_fast``.
+        cache_dir: Folder that ``sha256`` is kept in, by the sizes and times of the files; ``None`` keeps nothing.
+        keep_after_s: It is kept where it took longer.
     """
 
     def __init__(
@@ -60,11 +66,15 @@ class Pictures:
         images: Callable[[], ImageSettings],
         cache: PictureCache,
         fast: bool = False,
+        cache_dir: Path | None = None,
+        keep_after_s: float = 2.0,
     ) -> None:
         self.table = table
         self._images = images
         self._cache = cache
         self._fast = fast
+        self._cache_dir = cache_dir
+        self._keep_after_s = keep_after_s
         self._number = next(_numbers)
 
     def __len__(self) -> int:
@@ -102,6 +112,16 @@ class Pictures:
     @cached_property
     def sha256(self) -> str:
         """Hash of pictures, texts and classes, wherever the pictures lie."""
+        labels = None if self.labels is None else self.labels.tolist()
+        texts = json.dumps([list(self.classes), [list(each) for each in self.captions], labels])
+        store = self.table.store
+        if self._cache_dir is None or isinstance(store, MemoryStore):  # whose stamp is by sizes alone
+            return self._hash()
+        asked = (_FORMAT, hashlib.sha256(texts.encode()).hexdigest())
+        found: str = kept(self._cache_dir, "sha256", asked, store, self.names, self._hash, self._keep_after_s)
+        return found
+
+    def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps(list(self.classes)).encode())
         for index, name in enumerate(self.names):
             label = None if self.labels is None else int(self.labels[index])
