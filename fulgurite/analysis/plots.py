@@ -18,7 +18,6 @@ from fulgurite.reporting.figures import (
     LOWEST,
     MARKERS,
     SERIES,
-    byte_axis,
     grid,
     legend,
     legend_mark,
@@ -26,9 +25,9 @@ from fulgurite.reporting.figures import (
     new_axes,
     percent_axis,
     series_style,
-    shortened,
     styled,
 )
+from fulgurite.reporting.units import format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +54,7 @@ def plot_subspaces(found: tuple[Sequence[WeightSubspaces], Sequence[LayerInputs]
             if math.isfinite(value):
                 axes.plot(value, row, marker=marker, color=colour, markersize=6, linestyle="none")
         axes.plot(weight.right.chance, row, marker="|", color=INK, markersize=8, linestyle="none", alpha=0.5)
-    name_rows(axes, [weight.name.removesuffix(".weight") for weight in shown])
+    name_rows(axes, _row_names([weight.name for weight in shown]))
     axes.set_xlim(-0.02, 1.02)
     percent_axis(axes.xaxis)
     axes.set_xlabel("overlap with the reference's subspace; CKA")
@@ -80,15 +79,15 @@ def plot_sensitivity(found: Sensitivities) -> Figure | None:
         for shift, interval, place in ((-0.15, layer.alone, 0), (0.15, layer.mended, 1)):
             colour, marker = series_style(place)
             _across(axes, row + shift, interval.low, interval.point, interval.high, colour, marker)
-    name_rows(axes, [layer.name for layer in layers])
+    name_rows(axes, _row_names([layer.name for layer in layers]))
     axes.axvline(0, color=INK, linewidth=0.8, alpha=0.5)
     axes.set_xlabel(f"{found.reference.name.replace('_', ' ')}, {found.reference.unit or 'score'}")
     grid(axes, "x")
     legend(
         axes,
         [
-            legend_mark(MARKERS[0], SERIES[0], "worse, this layer alone compressed"),
-            legend_mark(MARKERS[1], SERIES[1], "better, this layer alone exact"),
+            legend_mark(MARKERS[0], SERIES[0], "worse: alone compressed"),
+            legend_mark(MARKERS[1], SERIES[1], "better: alone exact"),
         ],
     )
     return figure
@@ -96,34 +95,41 @@ def plot_sensitivity(found: Sensitivities) -> Figure | None:
 
 @styled
 def plot_study(study: Study) -> Figure | None:
-    """What each variant retains over its bytes, the mean over measures, with the widest interval."""
-    if not study.outcomes:
+    """What each variant retains of each measure, with intervals, and its bytes; a row for each variant."""
+    shown = list(study.outcomes)[:_MOST]
+    kept = [one.retention() for one in shown]
+    measures = list(dict.fromkeys(name for found in kept for name in found))
+    if not measures:
         return None
-    figure, axes = new_axes(height=3.8)
+    figure, axes = new_axes(height=1.1 + 1.4 * _ROW * len(shown))
+    for row, found in enumerate(kept):
+        for place, name in enumerate(measures):
+            colour, marker = series_style(place)
+            low, point, high = (max(LOWEST, getattr(found[name], key)) for key in ("low", "point", "high"))
+            _across(axes, row + 0.2 * (place - (len(measures) - 1) / 2), low, point, high, colour, marker)
+    name_rows(axes, [one.variant.label for one in shown])
+    right = axes.get_yaxis_transform()  # across in shares of the width, down in rows
+    for row, one in enumerate(shown):
+        axes.text(1.01, row, format_bytes(one.num_bytes), transform=right, va="center")
+    percent_axis(axes.xaxis)
+    axes.set_xlabel("retained (chance is 0 %)")
+    grid(axes, "x")
     entries = []
-    for place, one in enumerate(study.outcomes):
-        found = list(one.retention(resamples=1000).values())
-        if not found:
-            continue
-        point, low, high = (
-            max(LOWEST, sum(getattr(interval, key) for interval in found) / len(found))
-            for key in ("point", "low", "high")
-        )
+    for place, name in enumerate(measures):
         colour, marker = series_style(place)
-        axes.plot([one.num_bytes] * 2, [low, high], color=colour, linewidth=1.3)
-        axes.plot(one.num_bytes, point, marker=marker, color=colour, markersize=7, linestyle="none")
-        entries.append(legend_mark(marker, colour, shortened(one.variant.label)))
-    if not entries:
-        return None
-    axes.set_xscale("log")
-    axes.margins(x=0.08, y=0.12)
-    byte_axis(axes.xaxis)
-    percent_axis(axes.yaxis)
-    axes.set_xlabel("bytes")
-    axes.set_ylabel("retained")
-    grid(axes, "both")
+        entries.append(legend_mark(marker, colour, name.replace("_", " ")))
     legend(axes, entries)
     return figure
+
+
+def _row_names(names: Sequence[str]) -> list[str]:
+    """Names of weights without what all with a dot begin with, so that their numbers can be read."""
+    dotted = [name.removesuffix(".weight").split(".") for name in names]
+    long = [parts for parts in dotted if len(parts) > 1]
+    while len(long) > 1 and all(len(parts) > 1 for parts in long) and len({parts[0] for parts in long}) == 1:
+        for parts in long:
+            del parts[0]
+    return [".".join(parts) for parts in dotted]
 
 
 def _across(axes: Axes, row: float, low: float, point: float, high: float, colour: str, marker: str) -> None:
