@@ -8,6 +8,7 @@ Pictures -> order of the epoch -> batches {"pixel_values", "input_ids", "label",
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,6 +115,7 @@ class ImageTextDataModule(LightningDataModule):
         self._adapter: ImageTextAdapter | None = None
         self._rows: TokenRows | None = None
         self._splits: dict[str, Pictures] = {}
+        self._alone = False
 
     # what a subclass says
 
@@ -250,7 +252,8 @@ class ImageTextDataModule(LightningDataModule):
 
     def row_batch(self, rows: Tensor) -> dict[str, Tensor]:
         """Keyword arguments of the network for ``calibration_rows``, pictures as they are."""
-        return self.adapter.batch(self.split("train").pixels(rows[:, 0].tolist()), rows[:, 1:])
+        pixels = self.split("train").pixels(rows[:, 0].tolist()).to(rows.device)
+        return self.adapter.batch(pixels, rows[:, 1:])
 
     def calibration_batches(self) -> Iterator[dict[str, Tensor]]:
         """Batches of train pictures and texts as the network takes them; the same ones each time."""
@@ -259,12 +262,27 @@ class ImageTextDataModule(LightningDataModule):
 
     # data loaders
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Train loaders made within are for one process that trains by itself, whatever the others do."""
+        self._alone = True
+        try:
+            yield
+        finally:
+            self._alone = False
+
+    def _share(self) -> tuple[int, int]:
+        """Which of how many processes this one is."""
+        if self._alone or self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
         data = PictureDataset(self.split("train"), self._tokens, self.seed, self.augment, choose=True)
         if self.num_workers:
             data.learn_texts()
-        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        rank, ranks = self._share()
         return ResumableDataLoader(
             data,
             batch_size=self.batch_size,

@@ -131,8 +131,8 @@ class WebShardsDataModule(ImageTextDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        trainer = self.trainer
-        ranks = 1 if trainer is None else trainer.world_size
+        trainer = None if self._alone else self.trainer
+        rank, ranks = self._share()
         urls = self.shards["train"]
         if ranks > 1 and self.epoch_size is None:
             raise ValueError(f"{ranks} processes need epoch_size: each must make as many batches")
@@ -149,7 +149,7 @@ class WebShardsDataModule(ImageTextDataModule):
             self.max_broken,
             self.caption_key,
             self.seed,
-            0 if trainer is None else trainer.global_rank,
+            rank,
             ranks,
         )
         return ShardLoader(

@@ -26,7 +26,7 @@ class Blip(ImageTextModule):
     Reference: Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
     Generation", ICML 2022, https://arxiv.org/abs/2201.12086, section 3.2.
     Differs from the paper: captioning and matching are networks of their own, as transformers has them; the hard
-    negatives of matching are drawn from the batch by the network's own likenesses, without a queue.
+    negatives of matching are drawn from the process's own batch by the network's likenesses, without a queue.
 
     Args:
         source: Folder or hub id of transformers.
@@ -36,6 +36,7 @@ class Blip(ImageTextModule):
         vocab_size: Tokens of the tokenizer that is made.
         label_smoothing: Of the captions' tokens; the paper has 0.1.
         benchmarks: What the network is measured by; by default what the data allows.
+        reference: Source of the network that ``Drift`` compares with in ``validate`` and ``test``.
         learning_rate: Highest learning rate of AdamW.
         weight_decay: For matrices; norms, biases and embeddings do not decay.
         warmup_share: Share of the run in which the learning rate rises.
@@ -58,6 +59,7 @@ class Blip(ImageTextModule):
         vocab_size: int = 1024,
         label_smoothing: float = 0.1,
         benchmarks: list[Benchmark] | None = None,
+        reference: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
@@ -72,6 +74,7 @@ class Blip(ImageTextModule):
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             benchmarks=benchmarks,
+            reference=reference,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             warmup_share=warmup_share,
@@ -107,7 +110,7 @@ class Blip(ImageTextModule):
         same = equal_rows(tokens)
         scale = images.new_tensor(_SCALE)
         contrastive = contrastive_loss(images, texts, scale, same)
-        matching = self._matching_loss(pixels, tokens, scale * (images @ texts.T).detach(), same)
+        matching = self._matching_loss(pixels, tokens, (scale * images @ texts.T).detach(), same)
         return contrastive + matching, {
             "contrastive_loss": contrastive.detach(),
             "matching_loss": matching.detach(),
@@ -129,13 +132,23 @@ class Blip(ImageTextModule):
             return self._match(pixels, tokens, torch.ones(len(tokens)))
         others = likeness.masked_fill(same, float("-inf"))
         usable = (~same).any(1)
-        wrong_text = _drawn(others[usable])
-        wrong_picture = _drawn(others.T[usable])
+        wrong_text = self._chosen(others[usable], 0)
+        wrong_picture = self._chosen(others.T[usable], 1)
         rows = usable.nonzero()[:, 0]
         pictures = torch.cat([pixels, pixels[rows], pixels[wrong_picture]])
         texts = torch.cat([tokens, tokens[wrong_text], tokens[rows]])
         belongs = torch.cat([torch.ones(len(tokens)), torch.zeros(2 * len(rows))])
         return self._match(pictures, texts, belongs)
+
+    def _chosen(self, likeness: Tensor, which: int) -> Tensor:
+        """One column for each row: in training the likelier the more alike, by step and process; else the likest."""
+        if not self.training:
+            return likeness.argmax(1)
+        # numbers that are told apart whatever the step: a resumed fit draws what an uninterrupted one does
+        seed = 2 * (self.global_step * 65_537 + self.global_rank) + which
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.multinomial(likeness.float().softmax(1).cpu(), 1, generator=generator)
+        return drawn[:, 0].to(likeness.device)
 
     def _match(self, pixels: Tensor, tokens: Tensor, belongs: Tensor) -> Tensor:
         logits = self.adapter.match(self._own(), pixels, tokens)
@@ -161,8 +174,3 @@ class Blip(ImageTextModule):
 
 _SCALE = 1 / 0.07
 """Of cosines in the contrastive loss: the paper's temperature at its start; transformers' network has none."""
-
-
-def _drawn(likeness: Tensor) -> Tensor:
-    """One column for each row, the likelier the more alike."""
-    return torch.multinomial(likeness.softmax(1), 1)[:, 0]

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from typing_extensions import override
 
-from fulgurite.evaluation.benchmarks import Benchmark
+from fulgurite.evaluation.benchmarks import Benchmark, View, class_vectors
 from fulgurite.models import load_image_text
 from fulgurite.models.adapter import ImageTextAdapter
 from lightning_modules.contrastive import (
@@ -47,6 +48,7 @@ class Clip(ImageTextModule):
             and tokens as this one does.
         teacher_weight: Share of the teacher in the loss, 0 to 1; the rest is the objective's.
         benchmarks: What the network is measured by; by default what the data allows.
+        reference: Source of the network that ``Drift`` compares with in ``validate`` and ``test``.
         learning_rate: Highest learning rate of AdamW.
         weight_decay: For matrices; norms, biases and embeddings do not decay.
         warmup_share: Share of the run in which the learning rate rises.
@@ -72,6 +74,7 @@ class Clip(ImageTextModule):
         teacher: str | None = None,
         teacher_weight: float = 0.5,
         benchmarks: list[Benchmark] | None = None,
+        reference: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
@@ -86,6 +89,7 @@ class Clip(ImageTextModule):
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             benchmarks=benchmarks,
+            reference=reference,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             warmup_share=warmup_share,
@@ -123,7 +127,7 @@ class Clip(ImageTextModule):
         pixels, tokens = batch["pixel_values"], batch["input_ids"]
         images, texts = (gathered(self, vectors) for vectors in self(pixels, tokens))
         scale, bias = self.adapter.scale_and_bias(self._own())
-        same = equal_rows(gathered(self, tokens))
+        same = equal_rows(gathered(self, self._of_full_width(tokens)))
         if "label" in batch:  # pictures of one class belong to each other's texts, whatever their words
             labels = gathered(self, batch["label"])
             same = same | ((labels[:, None] == labels[None, :]) & (labels[:, None] >= 0))
@@ -138,6 +142,11 @@ class Clip(ImageTextModule):
         total = (1 - self.teacher_weight) * own + self.teacher_weight * taught
         return total, {"contrastive_loss": own.detach(), "affinity_loss": taught.detach()}
 
+    def _of_full_width(self, tokens: Tensor) -> Tensor:
+        """Rows as wide on every process, whose longest texts differ."""
+        missing = max(0, self.adapter.context_length - tokens.shape[1])
+        return functional.pad(tokens, (0, missing), value=self.adapter.pad_token)
+
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # the scale itself, which open_clip and transformers keep as its logarithm
@@ -145,23 +154,34 @@ class Clip(ImageTextModule):
             if name.rpartition(".")[2] == "logit_scale":
                 parameter.data.clamp_(0, math.log(_MOST_SCALE))
 
+    @override
+    def on_predict_start(self) -> None:
+        """Vectors of all that a picture can be: the classes, or else the captions of the split."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        split = datamodule.split(datamodule.predict_split)
+        network = self._own()
+        view = View(network, self.adapter, split, batch_size=datamodule.batch_size)
+        self._named = "class" if len(split.classes) > 1 else "caption"
+        if self._named == "class":
+            zero_shot = self.zero_shot()
+            self._answers = list(zero_shot.names(split))
+            vectors = class_vectors(view, self._answers, zero_shot.templates)
+        else:
+            self._answers = list(dict.fromkeys(text for texts in split.captions for text in texts))
+            vectors = view.text_vectors(self._answers)
+        self._answer_vectors = vectors.to(self.device)
+
     @torch.no_grad()
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """For each picture its class, or else the nearest of the batch's captions."""
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        names = self.predicted_names(batch)
-        classes = list(datamodule.split(datamodule.predict_split).classes)
-        images, texts = self(batch["pixel_values"], batch["input_ids"])
-        if classes:
-            tokens = self.adapter.tokenize([f"a photo of a {name}." for name in classes])
-            texts, kind = self.adapter.text_vectors(self._own(), tokens.to(images.device)), "class"
-        else:
-            classes, kind = self.adapter.decode(batch["input_ids"]), "caption"
-        best = (images @ texts.T).max(1)
+        """For each picture its class, or else the nearest of the split's captions."""
+        images = self.adapter.image_vectors(self._own(), batch["pixel_values"])
+        best = (images @ self._answer_vectors.T).max(1)
         return [
-            {"picture": name, kind: classes[index], "cosine": round(cosine, 6)}
-            for name, index, cosine in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
+            {"picture": name, self._named: self._answers[index], "cosine": round(cosine, 6)}
+            for name, index, cosine in zip(
+                self.predicted_names(batch), best.indices.tolist(), best.values.tolist(), strict=True
+            )
         ]
 
 
@@ -200,4 +220,7 @@ class Teacher:
         """Vectors of length 1 of pictures and texts, on the device of these."""
         self.network.to(pixels.device)
         self.scale = self.scale.to(pixels.device)
-        return self.adapter.vectors_of(self.network(**self.adapter.batch(pixels, tokens)))
+        # the student may be of another precision
+        read = pixels.to(next(self.network.parameters()).dtype)
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.adapter.vectors_of(self.network(**self.adapter.batch(read, tokens)))

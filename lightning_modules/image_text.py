@@ -8,12 +8,14 @@ What a batch costs is the subclass's.
 from __future__ import annotations
 
 import math
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -21,9 +23,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from fulgurite.evaluation.benchmarks import Benchmark
-from fulgurite.models import build_image_text, load_image_text, train_caption_tokenizer
+from fulgurite.models import build_image_text, folder_adapter, load_image_text, train_caption_tokenizer
 from fulgurite.models.adapter import ImageTextAdapter
-from lightning_modules.image_text_compression import ImageTextCompression
+from lightning_modules.compressible import introduce
+from lightning_modules.image_text_compression import ImageTextCompression, Original
 from lightning_modules.optimisation import decay_groups, warmup_cosine
 
 Batch = dict[str, Tensor]
@@ -39,6 +42,7 @@ class ImageTextModule(ImageTextCompression, LightningModule):
         tokenizer: Folder of the tokenizer of a new network; by default one is made of the train captions.
         vocab_size: Tokens of the tokenizer that is made.
         benchmarks: What the network is measured by; by default what the data allows.
+        reference: Source of the network that ``Drift`` compares with in ``validate`` and ``test``.
         learning_rate: Highest learning rate of AdamW.
         weight_decay: For matrices; norms, biases and embeddings do not decay.
         warmup_share: Share of the run in which the learning rate rises.
@@ -61,6 +65,7 @@ class ImageTextModule(ImageTextCompression, LightningModule):
         tokenizer: str | None = None,
         vocab_size: int = 1024,
         benchmarks: list[Benchmark] | None = None,
+        reference: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
@@ -92,6 +97,8 @@ class ImageTextModule(ImageTextCompression, LightningModule):
         self.tokenizer_source = tokenizer
         self.vocab_size = vocab_size
         self.benchmarks = None if benchmarks is None else list(benchmarks)
+        self.reference = reference
+        self._compared: Original | None = None
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_share = warmup_share
@@ -168,6 +175,53 @@ class ImageTextModule(ImageTextCompression, LightningModule):
             self.log(f"{stage}/{name}", value, batch_size=rows, sync_dist=True)
 
     @override
+    def on_fit_start(self) -> None:
+        self._check_benchmarks("validation")  # before an epoch is spent
+
+    @override
+    def on_test_start(self) -> None:
+        self._check_benchmarks("test")
+
+    @override
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == TrainerFn.VALIDATING:  # in a fit it was done at the start
+            self._check_benchmarks("validation")
+
+    def _check_benchmarks(self, name: str) -> None:
+        """Refuse benchmarks that cannot be had of this network or data."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is not None and datamodule.has_split(name):
+            split = datamodule.split(name)
+            for benchmark in self.chosen_benchmarks(split):
+                benchmark.check(self.adapter, split)
+
+    def _original(self) -> Original | None:
+        """The network that ``Drift`` compares with, outside of a cascade."""
+        if self.reference is None:
+            return None
+        if self._compared is None:
+            self._compared = load_image_text(self.reference)
+        return self._compared
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the tokenizer, which other data would make another of."""
+        files = self.adapter.files(self._own())
+        checkpoint["adapter"] = {name: data.decode() for name, data in files.items()}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the tokenizer that the network was trained with."""
+        if "adapter" not in checkpoint:
+            return
+        with tempfile.TemporaryDirectory() as name:
+            for file, text in checkpoint["adapter"].items():
+                (Path(name) / file).write_text(text, encoding="utf-8")
+            self._adapter = folder_adapter(name, self._own())
+        if self._trainer is not None and getattr(self.trainer, "datamodule", None) is not None:
+            introduce(self.trainer.datamodule, self)  # type: ignore[attr-defined]
+
+    @override
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
             self._log_benchmarks("val", "validation")
@@ -181,7 +235,7 @@ class ImageTextModule(ImageTextCompression, LightningModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is None or not datamodule.has_split(split):
             return
-        found = self.measured(self._own(), datamodule, split)
+        found = self.scores_alone(datamodule, split, self._original())
         for measure in found.measures:
             self.log(f"{stage}/{measure.name}", measure.value, prog_bar=True, sync_dist=True)
         for name, fact in found.facts.items():

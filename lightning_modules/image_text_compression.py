@@ -30,14 +30,20 @@ from fulgurite.evaluation.benchmarks import (
     TowerVectors,
     View,
     ZeroShot,
+    class_vectors,
     compare_views,
     run_benchmarks,
 )
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.image_split import ImageSplit
+from fulgurite.evaluation.scoring import evenly_spaced
 from fulgurite.models.adapter import ImageTextAdapter
 
 _SAMPLES = 4
+_ANSWERS = 100  # captions that samples choose among
+
+Original = tuple[nn.Module, ImageTextAdapter]
+"""A network that another one is held against, and how it is called."""
 
 
 class ImageTextCompression:
@@ -57,7 +63,9 @@ class ImageTextCompression:
     _reference: tuple[str, TowerVectors] | None = (
         None  # key of the data, vectors of this module's own network
     )
-    _inherited: TowerVectors | None = None  # vectors of the network that this module's one has succeeded
+    _inherited: tuple[str, TowerVectors] | None = (
+        None  # the same of the network that this module's one has succeeded
+    )
 
     @property
     def adapter(self) -> ImageTextAdapter:
@@ -108,6 +116,28 @@ class ImageTextCompression:
         view = self._view(network, datamodule, split, limit, progress, reference)
         return run_benchmarks(benchmarks, view)
 
+    def scores_alone(self, datamodule: Any, split_name: str, original: Original | None = None) -> Evaluation:
+        """Measure this module's own network; drift only from an ``original``, as from itself there is none."""
+        split = datamodule.split(split_name)
+        benchmarks = self.chosen_benchmarks(split)
+        reference = None
+        if self._compares(benchmarks) and original is not None:
+            network, adapter = original
+            network.to(next(self.network.parameters()).device)
+            reference = View(network, adapter, split, batch_size=datamodule.batch_size).tower_vectors()
+        elif self._compares(benchmarks):
+            benchmarks = [benchmark for benchmark in benchmarks if not isinstance(benchmark, Drift)]
+        if not benchmarks:
+            return Evaluation(())
+        return run_benchmarks(
+            benchmarks, self._view(self.network, datamodule, split, None, reference=reference)
+        )
+
+    def zero_shot(self) -> ZeroShot:
+        """The settings by which classes are told; the usual ones where no benchmark has them."""
+        given = (benchmark for benchmark in self.benchmarks or [] if isinstance(benchmark, ZeroShot))
+        return next(given, ZeroShot())
+
     def _compares(self, benchmarks: Sequence[Benchmark]) -> bool:
         return any(isinstance(benchmark, Drift) for benchmark in benchmarks)
 
@@ -134,10 +164,14 @@ class ImageTextCompression:
 
     def _reference_vectors(self, datamodule: Any, split_name: str, limit: int | None) -> TowerVectors:
         """Vectors that those of other networks should be."""
-        if self._inherited is not None:
-            return self._inherited
         split = datamodule.split(split_name)
         key = f"{split.sha256} {limit}"
+        if self._inherited is not None:
+            if self._inherited[0] != key:
+                raise ValueError(
+                    f"{split.description}: expected the pictures, and limit, that the first network's vectors are of"
+                )
+            return self._inherited[1]
         if self._reference is None or self._reference[0] != key:
             self._reference = (key, self._view(self.network, datamodule, split, limit).tower_vectors())
         return self._reference[1]
@@ -158,7 +192,7 @@ class ImageTextCompression:
                 f"Drift needs vectors of {theirs.images.shape[1]} numbers as the reference's are, got {width}; "
                 "leave Drift out of the benchmarks"
             )
-        self._inherited = theirs
+        self._inherited = (f"{split.sha256} {limit}", theirs)
 
     def data_facts(self, datamodule: Any, limit: int | None = None) -> dict[str, Any]:
         """The evaluation split in numbers."""
@@ -167,16 +201,21 @@ class ImageTextCompression:
         for benchmark in benchmarks:
             benchmark.check(self.adapter, split)
         count = min(len(split), limit or len(split))
-        captions = [caption for each in split.captions for caption in each]
+        chosen = [split.captions[index] for index in evenly_spaced(len(split), limit)]
+        captions = [caption for each in chosen for caption in each]
+        rows = self.adapter.tokenize(
+            list(dict.fromkeys(captions))
+        )  # classes have the same one again and again
         settings = json.dumps([benchmark.settings for benchmark in benchmarks], sort_keys=True)
-        digest = hashlib.sha256(f"{split.sha256} {settings} {self.adapter!r}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{split.sha256} {settings} {self.adapter!r}".encode())
+        digest.update(rows.numpy().tobytes())  # another tokenizer has other scores
         return {
             "description": split.description,
             "items": "pictures",
             "windows": count,
-            "tokens": int((self.adapter.tokenize(captions) != self.adapter.pad_token).sum()),
+            "tokens": int((rows != self.adapter.pad_token).sum()),
             "bytes": sum(len(caption.encode()) for caption in captions),
-            "sha256": f"{digest}-{count}-{datamodule.batch_size}",
+            "sha256": f"{digest.hexdigest()}-{count}-{datamodule.batch_size}",
         }
 
     @property
@@ -252,7 +291,8 @@ class ImageTextCompression:
         logits = _logits(outputs)
         vectors = torch.cat(self.adapter.vectors_of(outputs)) if self._gives_vectors else None
         length = len(next(iter(inputs.values())))
-        mask = inputs.get("attention_mask", torch.ones(length, 1, dtype=torch.int64))
+        device = next(iter(inputs.values())).device
+        mask = inputs.get("attention_mask", torch.ones(length, 1, dtype=torch.int64, device=device))
         return Outputs(mask=mask, logits=logits, vectors=vectors)
 
     # what a reader sees, and what is kept
@@ -267,10 +307,17 @@ class ImageTextCompression:
         if prompts:
             best = (view.text_vectors(list(prompts)) @ images.T).argmax(1)
             return [(prompt, view.names[place]) for prompt, place in zip(prompts, best.tolist(), strict=True)]
-        named = len(split.classes) > 1
-        texts = list(split.classes) if named else list(dict.fromkeys(each[0] for each in split.captions))
-        asked = [f"a photo of a {text}." for text in texts] if named else texts
-        nearest = (images @ view.text_vectors(asked).T).max(1)
+        if len(split.classes) > 1:
+            zero_shot = self.zero_shot()
+            texts = list(zero_shot.names(split))
+            known = class_vectors(view, texts, zero_shot.templates)
+        else:
+            spaced = evenly_spaced(len(split), _ANSWERS)
+            texts = list(
+                dict.fromkeys([*(each[0] for each in view.captions), *(split.captions[i][0] for i in spaced)])
+            )
+            known = view.text_vectors(texts)
+        nearest = (images @ known.T).max(1)
         return [
             (name, f"{texts[place]} ({cosine:.3f})")
             for name, place, cosine in zip(

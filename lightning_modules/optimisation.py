@@ -29,9 +29,11 @@ def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]
     embeddings = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
-    for parameter in network.parameters():
+    for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            matrix = parameter.dim() >= 2 and id(parameter) not in embeddings
+            # towers for pictures have embeddings of places and classes that no module owns
+            embedding = id(parameter) in embeddings or name.endswith("embedding")
+            matrix = parameter.dim() >= 2 and not embedding
             (decayed if matrix else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},

@@ -188,8 +188,7 @@ TAKEN_IN = {
     ),
     "images.md": (
         "The data path",
-        "JPEGs of about 500 x 375 pixels from WebDataset shards, decoded and resized to 224 pixels. "
-        "`python scripts/benchmark_images.py --output runs/clip_blip/images.md`",
+        "What feeds a training: see `docs/benchmarks.md` for the machine.",
     ),
 }
 """Tables of other commands: file in the runs' folder -> title and what a reader has to know."""
@@ -230,7 +229,12 @@ def page(runs: Path, command: str) -> str:
     text += [found for network in NETWORKS if (found := section(network, runs))]
     for name, (title, what) in TAKEN_IN.items():
         if (runs / name).is_file():
-            text += [f"## {title}", what, (runs / name).read_text().strip()]
+            written = (runs / name).read_text().strip()
+            text += [
+                f"## {title}",
+                what,
+                written.partition("\n\n")[2] if written.startswith("# ") else written,
+            ]
     text.append(f"Made by `{command}` from the runs' records.\n")
     return "\n\n".join(text)
 

@@ -111,9 +111,11 @@ class TowersStage(StructuralStage):
         training = self._training(reference).to(work.device)
         datamodule: Any = work.datamodule
         before = self._judge(training, work)
+        with datamodule.alone():  # other ranks wait, and take no share of the pictures
+            loader = datamodule.train_dataloader()
         quiet_fit(
             training,
-            datamodule.train_dataloader(),
+            loader,
             work.folder / "student.ckpt",
             work.device,
             steps=self.steps,

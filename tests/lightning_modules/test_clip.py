@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor
 from torch.func import functional_call, hessian
@@ -16,6 +21,7 @@ from fulgurite.evaluation.benchmarks import Drift, Retrieval, ZeroShot
 from fulgurite.models import load_image_text
 from lightning_modules import Blip, Clip
 from lightning_modules.compressible import Compressible
+from lightning_modules.optimisation import decay_groups
 
 pytest.importorskip("open_clip")
 
@@ -276,3 +282,118 @@ def test_a_successor_drifts_from_the_network_that_came_first(tmp_path: Path) -> 
     scores = {each.name: each.value for each in made_of.evaluate_network(made_of.network, shapes).measures}
     assert scores["image_fidelity"] == pytest.approx(-1, abs=1e-5)
     assert scores["text_fidelity"] == pytest.approx(1, abs=1e-5)
+
+
+# what a fit with other data, other processes or other precision must not change
+
+
+def test_a_checkpoint_brings_the_tokens_that_its_network_was_trained_with(tmp_path: Path) -> None:
+    module = Clip(config=TRANSFORMERS, vocab_size=320)
+    trainer = fit(module, data(), tmp_path, limit_val_batches=0)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    # fewer captions, of which another tokenizer would be made
+    other, again = data(train=8, objects=2), Clip(config=TRANSFORMERS, vocab_size=320)
+    settings = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "limit_val_batches": 1}
+    Trainer(**settings, default_root_dir=tmp_path).validate(
+        again, other, ckpt_path=str(tmp_path / "last.ckpt")
+    )  # type: ignore[arg-type]
+    sentence = ["a small red circle above a large blue square"]
+    assert torch.equal(again.adapter.tokenize(sentence), module.adapter.tokenize(sentence))
+    assert torch.equal(other.adapter.tokenize(sentence), module.adapter.tokenize(sentence))
+
+
+def test_drift_is_told_against_an_original_or_not_at_all(tmp_path: Path) -> None:
+    shapes = data()
+    original = made(OPEN_CLIP, shapes)
+    original.export(tmp_path / "original")
+    with torch.no_grad():
+        original.network.visual.proj.mul_(-1)
+    original.export(tmp_path / "turned")
+    settings = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "accelerator": "cpu",
+        "default_root_dir": tmp_path,
+    }
+    (alone,) = Trainer(**settings).test(Clip(str(tmp_path / "turned")), data(), verbose=False)  # type: ignore[arg-type]
+    assert "test/top1" in alone
+    assert "test/image_fidelity" not in alone
+    held = Clip(str(tmp_path / "turned"), reference=str(tmp_path / "original"))
+    (against,) = Trainer(**settings).test(held, data(), verbose=False)  # type: ignore[arg-type]
+    assert against["test/image_fidelity"] == pytest.approx(-1, abs=1e-5)
+    assert against["test/text_fidelity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_benchmark_that_the_data_cannot_have_ends_a_fit_before_it_begins(tmp_path: Path) -> None:
+    module = Clip(config=OPEN_CLIP, vocab_size=320, benchmarks=[ZeroShot(classes=("only one",))])
+    steps: list[int] = []
+    module.on_train_batch_start = lambda *_: steps.append(1)  # type: ignore[method-assign,assignment,func-returns-value]
+    with pytest.raises(ValueError, match="class"):
+        fit(module, data(), tmp_path)
+    assert not steps
+
+
+def test_rows_of_tokens_are_as_wide_on_every_process() -> None:
+    """What is gathered must be of one shape, and each process pads to its own longest text."""
+    module = made(TRANSFORMERS, data())
+    short, long = (module.adapter.tokenize([text]) for text in ("red", "a small red circle at the top left"))
+    assert short.shape != long.shape
+    wide = [module._of_full_width(tokens) for tokens in (short, long)]
+    assert {tuple(tokens.shape) for tokens in wide} == {(1, 16)}
+    assert torch.equal(wide[0][:, : short.shape[1]], short)
+
+
+@pytest.mark.slow
+def test_two_processes_with_texts_of_other_lengths_end_their_fit(tmp_path: Path) -> None:
+    recipe = tmp_path / "fit.yaml"
+    arguments = {"train": 40, "validation": 8, "test": 8, "side": 32, "batch_size": 2}
+    content = {
+        "model": {
+            "class_path": "lightning_modules.Clip",
+            "init_args": {"config": TRANSFORMERS, "vocab_size": 320},
+        },
+        "data": {"class_path": "datamodules.ShapesDataModule", "init_args": arguments},
+        "trainer": {"max_steps": 10, "accelerator": "cpu", "devices": 2, "strategy": "ddp"},
+    }
+    recipe.write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-m", "fulgurite.cli.main", "fit", "--config", str(recipe)]
+    environment = {key: value for key, value in os.environ.items() if key != "FULGURITE_OUTPUT_DIR"}
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_stage_that_trains_alone_sees_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = data()
+    made(OPEN_CLIP, shapes)
+    shapes.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
+    assert len(shapes.train_dataloader()) == 2  # half of 96 by 24
+    with shapes.alone():
+        assert len(shapes.train_dataloader()) == 4
+
+
+def test_matching_is_validated_alike_each_time_and_trained_by_the_step() -> None:
+    module = made(MATCHING, data())
+    likeness = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+    module.eval()
+    assert torch.equal(module._chosen(likeness, 0), likeness.argmax(1))
+    module.train()
+    torch.manual_seed(1)
+    first = module._chosen(likeness, 0)
+    torch.manual_seed(2)  # the global generator has no say
+    assert torch.equal(module._chosen(likeness, 0), first)
+    assert not torch.equal(module._chosen(likeness, 1), first)
+
+
+def test_embeddings_of_places_do_not_decay() -> None:
+    module = made(OPEN_CLIP, data())
+    module.network.requires_grad_(True)
+    decayed = {id(weight) for weight in decay_groups(module, 0.1)[0]["params"]}
+    names = {name for name, weight in module.network.named_parameters() if id(weight) in decayed}
+    assert not {name for name in names if name.endswith("embedding")}
+    assert "visual.proj" in names

@@ -76,6 +76,14 @@ def test_affinity_has_the_gradient_of_the_papers_cross_entropy() -> None:
     torch.testing.assert_close(images.grad, again.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_half_precision_around_a_loss_does_not_round_its_logits() -> None:
+    images, texts = vectors(0), vectors(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = contrastive_loss(images, texts, torch.tensor(100.0))
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded, contrastive_loss(images, texts, torch.tensor(100.0)))
+
+
 TWO_PROCESSES = """
 import os, sys, torch
 from lightning.pytorch import LightningModule, Trainer

@@ -13,7 +13,7 @@ from fulgurite.evaluation.benchmarks.matching import Matching
 from fulgurite.evaluation.benchmarks.pictures import PictureComparison, compare_views
 from fulgurite.evaluation.benchmarks.retrieval import Retrieval
 from fulgurite.evaluation.benchmarks.view import TowerVectors, View
-from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot, ZeroShotResult
+from fulgurite.evaluation.benchmarks.zero_shot import ZeroShot, ZeroShotResult, class_vectors
 
 __all__ = [
     "Benchmark",
@@ -29,6 +29,7 @@ __all__ = [
     "View",
     "ZeroShot",
     "ZeroShotResult",
+    "class_vectors",
     "classify",
     "compare_views",
     "measure_efficiency",

@@ -81,7 +81,7 @@ class ZeroShot(Benchmark):
         need_vectors(self, adapter)
         if split.labels is None or not len(split.classes):
             raise ValueError(f"ZeroShot needs pictures with classes, got {split.description} without")
-        names = self._names(split)
+        names = self.names(split)
         if len(names) != len(split.classes) or len(names) < 2:
             raise ValueError(
                 f"ZeroShot needs two classes or more, and a name for each of the {len(split.classes)} of "
@@ -111,7 +111,7 @@ class ZeroShot(Benchmark):
         self.check(view.adapter, view.split)
         labels = view.labels
         assert labels is not None  # checked
-        classes = self._names(view.split)
+        classes = self.names(view.split)
         images, vectors = view.image_vectors(), class_vectors(view, classes, self.templates)
         alone = [np.array([label]) for label in range(len(classes))]
         ranking = rank(images, vectors, alone, labels)
@@ -136,7 +136,8 @@ class ZeroShot(Benchmark):
         scores = classify(predictions[finite], labels[finite], len(classes))
         return ZeroShotResult(tuple(measures), classes, labels, predictions, scores)
 
-    def _names(self, split: ImageSplit) -> tuple[str, ...]:
+    def names(self, split: ImageSplit) -> tuple[str, ...]:
+        """Of the classes that are told apart."""
         return tuple(split.classes if self.classes is None else self.classes)
 
 
