@@ -92,11 +92,15 @@ def test_the_page_claims_no_more_than_its_lines() -> None:
     plain, worse = {0: 0.10, 1: 0.12, 2: 0.11}, {0: 0.20, 1: 0.22, 2: 0.215}
     results = {"none": plain, "EMA 0.98, lamb 2": worse, "control, steps 3x": {0: 0.05, 1: 0.07, 2: 0.06}}
     text = study.page({"refinement": study.lines_of(results)}, 200, "a command")
-    assert "no filter was better than none" in text  # the control is no filter
+    assert "better than none: not one; better than its control: not one" in text  # the control is no filter
     better = {"none": plain, "EMA 0.98, lamb 2": {0: 0.05, 1: 0.07, 2: 0.06}}
-    assert "better than no filter: EMA 0.98, lamb 2 in refinement" in study.page(
-        {"refinement": study.lines_of(better)}, 200, "a command"
-    )
+    for controlled, claim in (
+        ({0: 0.02, 1: 0.03, 2: 0.02}, "not one"),
+        (plain, "EMA 0.98, lamb 2 in refinement"),
+    ):
+        lines = study.lines_of({**better, "control, steps 3x": controlled})
+        told = study.page({"refinement": lines}, 200, "a command")
+        assert f"better than none: EMA 0.98, lamb 2 in refinement; better than its control: {claim}." in told
 
 
 @pytest.mark.parametrize("arm", ["none", "EMA 0.98, lamb 2", "control, steps 3x"])
