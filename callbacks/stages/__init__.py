@@ -1,6 +1,7 @@
 """Stages: callbacks that compress."""
 
 from callbacks.stages.allocating import Allocate
+from callbacks.stages.contrast import ContrastStage
 from callbacks.stages.distill import DistillStage
 from callbacks.stages.refine import Refine
 from callbacks.stages.repair import RepairStage
@@ -12,6 +13,7 @@ from callbacks.stages.vocabulary import VocabularyStage
 
 __all__ = [
     "Allocate",
+    "ContrastStage",
     "DistillStage",
     "Refine",
     "RepairStage",
