@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,10 +38,10 @@ def main() -> None:
     parser.add_argument("--bits", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     parser.add_argument("--tokens", type=int, default=8192)
     given = parser.parse_args()
-    network = load_causal_lm(given.model).eval()
+    network: Any = load_causal_lm(given.model).eval()  # type: ignore[no-untyped-call]
     text = given.text.read_text(encoding="utf-8", errors="ignore")[: 8 * given.tokens]
     tokens = torch.tensor(load_tokenizer(given.model)(text)["input_ids"][: given.tokens // 256 * 256])
-    batches = [{"input_ids": rows} for rows in tokens.reshape(-1, 256).split(8)]
+    batches = [{"input_ids": rows} for rows in torch.split(tokens.reshape(-1, 256), 8)]
     weights = {
         name: weight.detach()
         for name, weight in network.named_parameters()
