@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import signal
 import sys
@@ -85,7 +86,7 @@ def _sensitivity(given: argparse.Namespace, pair: Pair, what: str, command: str)
     from fulgurite.models import unique_parameters
 
     found = measure_sensitivity(
-        pair.reference,
+        copy.deepcopy(pair.reference),  # the module's own is what some measures compare with
         unique_parameters(pair.compressed),
         _score(given, pair),
         by=given.by,
@@ -98,7 +99,6 @@ def _sensitivity(given: argparse.Namespace, pair: Pair, what: str, command: str)
 def _score(given: argparse.Namespace, pair: Pair) -> Score:
     """The divergence from the reference, or a measure of the gate."""
     if given.measure == "divergence":
-        # of the same network: it is first run with the reference's weights, which is what the others are held against
         return divergence_score(pair.reference, pair.rows(given.limit), pair.module.divergence)
 
     def score(network: nn.Module) -> Measure:

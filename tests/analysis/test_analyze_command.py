@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from fulgurite._hooks import network_class_name
@@ -16,6 +15,7 @@ from fulgurite.artifact.writer import write_artifact
 from fulgurite.cli.main import main
 from fulgurite.codecs import Float16Codec, UniformCodec
 from fulgurite.models import tied_names, unique_parameters
+from fulgurite.testing import small_image_text
 
 
 def write_coded(folder: Path, network: Any, files: dict[str, bytes], bits: int = 3) -> None:
@@ -117,21 +117,10 @@ def test_sparsity_and_profile_of_a_text_encoder(encoder: tuple[Path, Path], anal
 
 def test_a_clip_is_analysed_through_its_module(tmp_path: Path, analyse: Analyse) -> None:
     pytest.importorskip("open_clip")
-    from lightning_modules import Clip
-
-    sizes = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
-    text = {"context_length": 12, "width": 32, "heads": 2, "layers": 1}
-    config = {"library": "open_clip", "embed_dim": 16, "vision_cfg": sizes, "text_cfg": text}
+    network, adapter = small_image_text("open_clip")
+    adapter.save(network, tmp_path / "network")
+    write_coded(tmp_path / "artifact", network, adapter.files(network))
     shapes = {"train": 40, "validation": 24, "side": 32, "batch_size": 8}
-    from datamodules import ShapesDataModule
-
-    module = Clip(config=config, vocab_size=300)
-    data = ShapesDataModule(**shapes)
-    module.use_datamodule(data) if hasattr(module, "use_datamodule") else None
-    torch.manual_seed(0)
-    module.configure_model()
-    module.adapter.save(module.network, tmp_path / "network")
-    write_coded(tmp_path / "artifact", module.network, module.artifact_files())
     recipe = write_recipe(
         tmp_path / "recipe.yaml",
         {"class_path": "lightning_modules.Clip", "init_args": {"source": str(tmp_path / "network")}},
