@@ -113,9 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(sections) == 1:
         print(f"error: {given.runs} must hold analyses to write a page of, holds none", file=sys.stderr)
         return 1
-    sections.append(
-        f"All of it: `python scripts/analysis_page.py --data {given.data.name}`, `make analysis`.\n"
-    )
+    data = given.data.name if given.data.is_absolute() else given.data
+    sections.append(f"All of it: `python scripts/analysis_page.py --data {data}`, `make analysis`.\n")
     given.output.write_text("\n".join(sections))
     return 0
 
