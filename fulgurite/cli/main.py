@@ -31,11 +31,11 @@ VERBS = {
         "the stages that a run keeps; make one of them the result again",
         "fulgurite.cli.checkpoints",
     ),
-    "search": ("trials over the keys of a recipe, for the best of them or a front", "fulgurite.cli.search"),
     "analyze": (
         "a network beside its compressed form; what each stage of a recipe does",
         "fulgurite.cli.analyze",
     ),
+    "search": ("trials over the keys of a recipe, for the best of them or a front", "fulgurite.cli.search"),
 }
 
 _USAGE = """usage: fulgurite VERB [options]     fulgurite VERB --help

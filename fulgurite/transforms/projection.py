@@ -52,5 +52,5 @@ def project_out(weight: Tensor, directions: Tensor, *, outputs: int = 0) -> Tens
         )
     turned = weight.double().movedim(outputs, 0)
     basis = directions.to(turned.device)
-    projected = turned - torch.tensordot(basis, torch.tensordot(basis.T, turned, 1), 1)
+    projected: Tensor = turned - torch.tensordot(basis, torch.tensordot(basis.T, turned, 1), 1)
     return projected.movedim(0, outputs).to(weight.dtype).contiguous()

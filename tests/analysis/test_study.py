@@ -164,6 +164,7 @@ def tiny_recipe(
     }
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_runs_nothing_twice(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     variants = order_variants(["eight", "four"])
     recipes = [
