@@ -21,7 +21,7 @@ from torch import Tensor
 from fulgurite.codecs import CODECS, Encoded, as_matrix, decode
 
 _STEPS = 60  # of conjugate gradients; scales of a row depend on each other only through correlated inputs
-_TOLERANCE = 1e-10  # of the squared gradient
+_TOLERANCE = 1e-8  # of the squared gradient at the start
 
 
 def fold(
@@ -56,16 +56,20 @@ def fold(
     }
     if not parts:
         return encoded, False
+    steepest = 0.0
     for _ in range(rounds):
-        parts = _fitted(expanded, parts, wanted, metric)
+        parts, steepest = _fitted(expanded, parts, wanted, metric, steepest)
     found = codec.compacted(encoded, parts)
     return (found, True) if _distance(found, wanted, metric) < before else (encoded, False)
 
 
 def _fitted(
-    encoded: Encoded, parts: Mapping[str, Tensor], target: Tensor, hessian: Tensor
-) -> dict[str, Tensor]:
-    """All parts at the least distance from the target, by the derivative of the values in them where they are now."""
+    encoded: Encoded, parts: Mapping[str, Tensor], target: Tensor, hessian: Tensor, steepest: float
+) -> tuple[dict[str, Tensor], float]:
+    """All parts at the least distance from the target, by the derivative of the values in them where they are now.
+
+    With it comes the largest squared gradient that any round has begun with: a round that begins at the least is over.
+    """
     names = list(parts)
     sizes = [parts[name].numel() for name in names]
 
@@ -92,7 +96,8 @@ def _fitted(
     moved = torch.zeros_like(here)
     residual = backwards(target - base)
     direction, energy = residual.clone(), residual.square().sum()
-    least = _TOLERANCE * energy
+    steepest = max(steepest, float(energy))
+    least = _TOLERANCE * steepest
     for _ in range(_STEPS):
         if not energy > least:
             break
@@ -111,7 +116,7 @@ def _fitted(
     nearer = _gap(encoded.with_tensors(**fitted), target, hessian) < _gap(
         encoded.with_tensors(**parts), target, hessian
     )
-    return fitted if nearer else dict(parts)
+    return (fitted if nearer else dict(parts)), steepest
 
 
 def as_float(weight: Tensor) -> Tensor:

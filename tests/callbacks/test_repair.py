@@ -19,7 +19,7 @@ Compress = Callable[..., tuple[int, Path]]
 TWO_BITS: dict[str, Any] = {
     "codec": {
         "class_path": "UniformCodec",
-        "init_args": {"bits": 2, "group_size": 48, "error_feedback": True},
+        "init_args": {"bits": 2, "group_size": 48, "search": True},
     },
     "exclude": ["model.embed_tokens.weight"],
 }
