@@ -394,6 +394,7 @@ class CascadeRun:
                     stage.metric,
                     sampled_loss=self.module.sampled_loss,
                     count_places=self.module.count_places,
+                    text_mask=self.module.text_mask,
                     progress=advance,
                 )
             write_metrics(path, found)

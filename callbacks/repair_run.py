@@ -171,6 +171,7 @@ class _Repair:
             "kl",
             sampled_loss=run.module.sampled_loss,
             count_places=run.module.count_places,
+            text_mask=run.module.text_mask,
         )
 
     def _repair_group(self, group: Sequence[str], names: Sequence[str]) -> None:

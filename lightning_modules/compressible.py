@@ -39,6 +39,9 @@ class Objective(Protocol):
     def count_places(self, batch: Mapping[str, Tensor]) -> int:
         """How many places of a batch ``sampled_loss`` sums over."""
 
+    def text_mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """Which positions of a batch's texts the outputs depend on, ``[n, t]``; ``None`` for all."""
+
 
 @runtime_checkable
 class Compressible(Objective, Protocol):

@@ -172,6 +172,10 @@ class EncoderCompression:
         """Every text."""
         return len(batch["input_ids"])
 
+    def text_mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """All but the padding."""
+        return batch.get("attention_mask")
+
     def _directions(self, output: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Vectors of length 1, whether or not the encoder normalises its own, ``[n, d]``."""
         pooled = self.pooling.pool(output.last_hidden_state.float(), batch["attention_mask"])

@@ -285,6 +285,10 @@ class ImageTextCompression:
             return int((batch["input_ids"] != self.adapter.pad_token).sum())
         return (2 if self._gives_vectors else 1) * len(next(iter(batch.values())))
 
+    def text_mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """Up to the end of each text, where those behind cannot be seen."""
+        return self.adapter.read_mask(batch)
+
     def watch(self, network: nn.Module, inputs: Mapping[str, Tensor], wanted: frozenset[str]) -> Outputs:
         """Vectors of the pictures and then of the texts, or logits of captions."""
         outputs = network(**inputs)

@@ -143,6 +143,10 @@ class LanguageCompression:
         """Every position."""
         return count_positions(batch)
 
+    def text_mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """All but the padding."""
+        return batch.get("attention_mask")
+
     def samples(self, network: nn.Module, datamodule: Any, prompts: Sequence[str]) -> list[tuple[str, str]]:
         """Greedy continuations of the prompts, or of the start of held-out windows where there are none."""
         if self.tokenizer is None:

@@ -46,6 +46,11 @@ Found = dict[Tensor, Metric | str]
 _Sums = TypeVar("_Sums", InputSums, FisherSums)
 
 
+def attention_mask(batch: Batch) -> Tensor | None:
+    """What a batch says of its own positions."""
+    return batch.get("attention_mask")
+
+
 def gather_metrics(
     network: nn.Module,
     batches: Iterable[Batch],
@@ -54,6 +59,7 @@ def gather_metrics(
     *,
     sampled_loss: SampledLoss = sampled_loss,
     count_places: Callable[[Batch], int] = count_positions,
+    text_mask: Callable[[Batch], Tensor | None] = attention_mask,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Metric]:
@@ -84,11 +90,13 @@ def gather_metrics(
     Args:
         network: Called as ``network(**batch)`` in eval mode; its training mode comes back.
         batches: Keyword arguments, moved to the network's device. Under ``input``, positions where a batch's
-            ``attention_mask`` ``[batch, positions]`` is 0 are not counted. Held in memory for ``kl``.
+            ``text_mask`` is 0 are not counted. Held in memory for ``kl``.
         names: Of parameters, as ``network.named_parameters`` spells them, tied ones by either name.
         kind: Which metric.
         sampled_loss: For ``kl``; the default is that of causal language models.
         count_places: How many places ``sampled_loss`` sums over; by default the positions of the batch.
+        text_mask: Which positions of a batch are text, ``[batch, positions]``, or ``None`` for all; by default its
+            ``attention_mask``.
         seed: Of what is drawn.
         progress: Called with the number of batches done after each; a second pass counts on.
 
@@ -117,7 +125,7 @@ def gather_metrics(
         counted.keep()
         _sort(_fisher(network, counted, wanted, sampled_loss, count_places, seed), found, reasons, "kl")
     if missing := wanted - set(found):
-        _sort(_inputs(network, counted, missing), found, reasons, "input")
+        _sort(_inputs(network, counted, missing, text_mask), found, reasons, "input")
     for weight in wanted:
         found.setdefault(weight, Metric())
         found[weight] = replace(found[weight], fallback=reasons.get(weight, ""))
@@ -171,14 +179,19 @@ class _Counted:
             )
 
 
-def _inputs(network: nn.Module, batches: _Counted, wanted: Collection[Tensor]) -> Found:
+def _inputs(
+    network: nn.Module,
+    batches: _Counted,
+    wanted: Collection[Tensor],
+    text_mask: Callable[[Batch], Tensor | None],
+) -> Found:
     """Second moments of the inputs of the layers of each weight."""
     sums = {layer: InputSums(layer) for layer in _layers_of(network, wanted)}
     if sums:
         with watch_inputs(sums) as see_mask, _calls(sums), evaluating(network), torch.no_grad():
 
             def run(batch: Batch) -> None:
-                see_mask(batch.get("attention_mask"))
+                see_mask(text_mask(batch))
                 network(**batch)
 
             batches.each(run)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 Resize = Literal["shortest", "longest", "squash"]
@@ -93,6 +94,10 @@ class ImageTextAdapter(ABC):
     def batch(self, pixels: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Keyword arguments of ``network(...)`` for pictures and as many texts."""
 
+    def read_mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """Which positions of the texts of ``batch`` the network's outputs depend on, ``[n, t]``; ``None`` for all."""
+        return batch.get("attention_mask")
+
     def image_vectors(self, network: nn.Module, pixels: Tensor) -> Tensor:
         """Vectors of length 1 of pictures, float32 ``[n, d]``; with gradients where they are on."""
         raise TypeError(f"{self.kind} has no vectors of pictures")
@@ -133,3 +138,15 @@ class ImageTextAdapter(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.images!r})"
+
+
+def until_end(tokens: Tensor, pad_token: int) -> Tensor:
+    """Positions up to the end of each text, ``[n, t]``; where the end's own token pads too, the first of them counts.
+
+    Example:
+        >>> until_end(torch.tensor([[5, 7, 9, 0, 0], [5, 7, 0, 0, 0]]), 0).int().tolist()
+        [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
+    """
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    last = torch.where(tokens != pad_token, places, -1).amax(1, keepdim=True)
+    return places <= last + 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from fulgurite.models.adapter import ImageSettings, ImageTextAdapter
+from fulgurite.models.adapter import ImageSettings, ImageTextAdapter, until_end
 from fulgurite.models.precision import dtype_of
 from fulgurite.models.transformers_files import artifact_files, make_processor, save_network
 
@@ -76,6 +76,11 @@ class ClipAdapter(ImageTextAdapter):
     def batch(self, pixels: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         # no mask of pads: in CLIP a token sees those before it alone, and a text's vector is that of its end
         return {"pixel_values": pixels, "input_ids": tokens}
+
+    @override
+    def read_mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        # SigLIP reads its padding, CLIP sees none of what stands behind a text's end
+        return None if self.kind == "siglip" else until_end(batch["input_ids"], self.pad_token)
 
     @override
     def image_vectors(self, network: nn.Module, pixels: Tensor) -> Tensor:

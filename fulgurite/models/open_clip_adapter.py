@@ -19,7 +19,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from fulgurite.artifact.files import write_folder
-from fulgurite.models.adapter import ImageSettings, ImageTextAdapter
+from fulgurite.models.adapter import ImageSettings, ImageTextAdapter, until_end
 from fulgurite.models.open_clip_files import (
     WEIGHTS_FILE,
     check_fits,
@@ -87,6 +87,12 @@ class OpenClipAdapter(ImageTextAdapter):
     @override
     def batch(self, pixels: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         return {"image": pixels, "text": tokens}
+
+    @override
+    def read_mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        # without a causal mask, as in SigLIP, padding is read too
+        causal = not self.model_cfg["text_cfg"].get("no_causal_mask", False)
+        return until_end(batch["text"], self.pad_token) if causal else None
 
     @override
     def image_vectors(self, network: nn.Module, pixels: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import functional_call, hessian
 
 from datamodules import ShapesDataModule
+from fulgurite.calibration import gather_metrics
 from fulgurite.evaluation.benchmarks import Drift, Retrieval, ZeroShot
 from fulgurite.models import load_image_text
 from lightning_modules import Blip, Clip
@@ -282,6 +283,35 @@ def test_a_successor_drifts_from_the_network_that_came_first(tmp_path: Path) -> 
     scores = {each.name: each.value for each in made_of.evaluate_network(made_of.network, shapes).measures}
     assert scores["image_fidelity"] == pytest.approx(-1, abs=1e-5)
     assert scores["text_fidelity"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("config", [OPEN_CLIP, TRANSFORMERS], ids=["open_clip", "transformers"])
+def test_tokens_behind_the_mask_change_nothing_and_those_within_do(config: dict[str, Any]) -> None:
+    module = made(config, data())
+    tokens = module.adapter.tokenize(["a red circle", "a small red circle at the top left"])
+    mask = module.text_mask(module.adapter.batch(torch.zeros(2, 3, 32, 32), tokens))
+    assert mask.shape == tokens.shape
+    assert not mask[0].all()  # the shorter one ends before
+    plain = module.adapter.text_vectors(module.network, tokens)
+    other = torch.where(mask, tokens, torch.tensor(7))  # 7: some token of a word
+    torch.testing.assert_close(module.adapter.text_vectors(module.network, other), plain)
+    within = torch.where(mask & (torch.arange(tokens.shape[1]) == 1), torch.tensor(7), tokens)
+    assert (module.adapter.text_vectors(module.network, within) - plain).abs().max() > 1e-4
+
+
+def test_a_metric_of_inputs_leaves_padding_out() -> None:
+    shapes = data()
+    module = made(TRANSFORMERS, shapes)
+    name = "text_model.encoder.layers.0.self_attn.q_proj.weight"
+    rows = module.refinement_windows(shapes, 8)
+    found = []
+    for extra in (0, 5):  # the same texts under more padding
+        padded = torch.nn.functional.pad(rows, (0, extra), value=module.adapter.pad_token)
+        batches = [module.as_batch(padded[:, : 1 + 16])]
+        found.append(
+            gather_metrics(module.network, batches, [name], "input", text_mask=module.text_mask)[name].hessian
+        )
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
 
 
 # what a fit with other data, other processes or other precision must not change
