@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ def _build_cascade(resolved: Mapping[str, Any]) -> None:
     """Build the stages, which costs nothing: they say which of their settings are out of range."""
     parser = Parser()
     parser.add_lightning_class_args(Cascade, "cascade")
+    build = getattr(parser, "instantiate", parser.instantiate_classes)  # the name before jsonargparse 4.49
     try:
-        parser.instantiate_classes(parser.parse_object({"cascade": resolved["cascade"]}))
+        build(parser.parse_object({"cascade": deepcopy(resolved["cascade"])}))  # it changes what it is given
     except (ValueError, TypeError) as error:
         raise UsageError(short_message(str(error))) from error
 
