@@ -102,7 +102,13 @@ def test_a_killed_search_goes_on_with_all_its_trials(search: Write, tmp_path: Pa
         assert trial.values == (record["stages"][0]["num_bytes"], record["stages"][0]["retention"])
     sizes = {trial.params[BITS]: trial.values[0] for trial in trials}
     assert sizes[4] < sizes[8]
-    assert len(list((study / "pareto").iterdir())) == 2
+    # fewer bits may by chance keep more of so small a network: then they are the front alone
+    one, other = trials
+    better = [one] if one.values[1] >= other.values[1] and one.values[0] < other.values[0] else trials
+    better = [other] if other.values[1] >= one.values[1] and other.values[0] < one.values[0] else better
+    assert sorted(path.stem for path in (study / "pareto").iterdir()) == [
+        f"trial-{trial.number:03d}" for trial in better
+    ]
     assert len((study / "study.md").read_text().split("## All trials")[1].strip().splitlines()) == 4
 
 
