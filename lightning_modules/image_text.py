@@ -7,9 +7,7 @@ What a batch costs is the subclass's.
 
 from __future__ import annotations
 
-import math
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +16,6 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from fulgurite.evaluation.benchmarks import Benchmark
@@ -27,7 +23,7 @@ from fulgurite.models import build_image_text, folder_adapter, load_image_text, 
 from fulgurite.models.adapter import ImageTextAdapter
 from lightning_modules.compressible import introduce
 from lightning_modules.image_text_compression import ImageTextCompression, Original
-from lightning_modules.optimisation import decay_groups, warmup_cosine
+from lightning_modules.optimisation import adamw_cosine
 
 Batch = dict[str, Tensor]
 
@@ -244,21 +240,14 @@ class ImageTextModule(ImageTextCompression, LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError("the cosine needs an end: give trainer.max_steps or trainer.max_epochs")
-        total = int(steps)
-        optimizer = AdamW(decay_groups(self, self.weight_decay), lr=self.learning_rate, betas=self.betas)
-        factor = partial(
-            warmup_cosine,
-            warmup_steps=round(self.warmup_share * total),
-            total_steps=total,
+        return adamw_cosine(
+            self,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_share=self.warmup_share,
             least=self.min_learning_rate_share,
+            betas=self.betas,
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
-        }
 
     @override
     def on_fit_end(self) -> None:

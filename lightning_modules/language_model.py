@@ -15,13 +15,11 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from fulgurite.models import build_causal_lm, load_causal_lm, load_tokenizer, save_causal_lm
 from lightning_modules.language_compression import LanguageCompression
-from lightning_modules.optimisation import decay_groups, warmup_cosine
+from lightning_modules.optimisation import adamw_cosine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -223,19 +221,15 @@ class LanguageModel(LanguageCompression, LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError("the cosine needs an end: give trainer.max_steps or trainer.max_epochs")
-        total = int(steps)
-        warmup = self.warmup_steps
-        if warmup is None:
-            warmup = round(self.warmup_share * total)
-        optimizer = AdamW(decay_groups(self, self.weight_decay), lr=self.learning_rate, betas=self.betas)
-        factor = partial(
-            warmup_cosine, warmup_steps=warmup, total_steps=total, least=self.min_learning_rate_share
+        return adamw_cosine(
+            self,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_share=self.warmup_share,
+            warmup_steps=self.warmup_steps,
+            least=self.min_learning_rate_share,
+            betas=self.betas,
         )
-        schedule = LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
     def on_fit_end(self) -> None:

@@ -11,9 +11,14 @@ https://arxiv.org/abs/1608.03983, with one cycle and a warm-up.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -59,3 +64,40 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, least: float) 
         return (step + 1) / warmup_steps
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return least + (1 - least) * (1 + math.cos(math.pi * done)) / 2
+
+
+def adamw_cosine(
+    module: LightningModule,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    warmup_share: float,
+    warmup_steps: int | None = None,
+    least: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> OptimizerLRScheduler:
+    """AdamW over ``decay_groups`` with ``warmup_cosine``, step by step to the end of the fit.
+
+    Args:
+        module: In a fit; its parameters are trained.
+        learning_rate: Highest of the run.
+        weight_decay: For matrices.
+        warmup_share: Share of the run that the rise takes.
+        warmup_steps: Steps of the rise in its place.
+        least: Share of ``learning_rate`` at the end.
+        betas: Momenta.
+
+    Raises:
+        ValueError: If the fit has no end.
+    """
+    steps = module.trainer.estimated_stepping_batches
+    if not math.isfinite(steps):
+        raise ValueError("the cosine needs an end: give trainer.max_steps or trainer.max_epochs")
+    total = int(steps)
+    warmup = round(warmup_share * total) if warmup_steps is None else warmup_steps
+    optimizer = AdamW(decay_groups(module, weight_decay), lr=learning_rate, betas=betas)
+    factor = partial(warmup_cosine, warmup_steps=warmup, total_steps=total, least=least)
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+    }

@@ -8,8 +8,6 @@ section 3, the regression objective.
 
 from __future__ import annotations
 
-import math
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,8 +17,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from fulgurite.artifact.files import write_folder
@@ -33,7 +29,7 @@ from fulgurite.models import (
     token_batch,
 )
 from lightning_modules.encoder_compression import FIDELITY, MEASURES, EncoderCompression
-from lightning_modules.optimisation import decay_groups, warmup_cosine
+from lightning_modules.optimisation import adamw_cosine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -192,16 +188,12 @@ class TextEncoder(EncoderCompression, LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError("the cosine needs an end: give trainer.max_steps or trainer.max_epochs")
-        total = int(steps)
-        optimizer = AdamW(decay_groups(self, self.weight_decay), lr=self.learning_rate)
-        factor = partial(
-            warmup_cosine, warmup_steps=round(self.warmup_share * total), total_steps=total, least=0.0
+        return adamw_cosine(
+            self,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_share=self.warmup_share,
         )
-        schedule = LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
     def on_fit_end(self) -> None:
