@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from fulgurite.evaluation.benchmarks import Benchmark
 from lightning_modules.contrastive import contrastive_loss, equal_rows
 from lightning_modules.image_text import Batch, ImageTextModule
 
@@ -30,19 +29,8 @@ class Blip(ImageTextModule):
 
     Args:
         source: Folder or hub id of transformers.
-        pretrained: Not used; networks of transformers bring their weights.
-        config: Settings of a new network: ``{library: transformers, model_type: blip_caption | blip_matching, ...}``.
-        tokenizer: Folder of the tokenizer of a new network; by default one is made of the train captions.
-        vocab_size: Tokens of the tokenizer that is made.
         label_smoothing: Of the captions' tokens; the paper has 0.1.
-        benchmarks: What the network is measured by; by default what the data allows.
-        reference: Source of the network that ``Drift`` compares with in ``validate`` and ``test``.
-        learning_rate: Highest learning rate of AdamW.
-        weight_decay: For matrices; norms, biases and embeddings do not decay.
-        warmup_share: Share of the run in which the learning rate rises.
-        min_learning_rate_share: Share of ``learning_rate`` at the end of the cosine.
-        betas: Momenta of AdamW.
-        export_dir: Folder to which the network is saved at the end of a fit, as its own library reads it.
+        common: Settings of ``ImageTextModule``.
 
     Raises:
         ValueError: If not exactly one of ``source`` and ``config`` is given, or a number is out of range.
@@ -53,35 +41,10 @@ class Blip(ImageTextModule):
     def __init__(
         self,
         source: str | None = None,
-        pretrained: str | None = None,
-        config: dict[str, Any] | None = None,
-        tokenizer: str | None = None,
-        vocab_size: int = 1024,
         label_smoothing: float = 0.1,
-        benchmarks: list[Benchmark] | None = None,
-        reference: str | None = None,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup_share: float = 0.05,
-        min_learning_rate_share: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.98),
-        export_dir: str | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            source=source,
-            pretrained=pretrained,
-            config=config,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            benchmarks=benchmarks,
-            reference=reference,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            warmup_share=warmup_share,
-            min_learning_rate_share=min_learning_rate_share,
-            betas=betas,
-            export_dir=export_dir,
-        )
+        super().__init__(source=source, **common)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing

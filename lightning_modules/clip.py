@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from fulgurite.evaluation.benchmarks import Benchmark, View, class_vectors
+from fulgurite.evaluation.benchmarks import View, class_vectors
 from fulgurite.models import load_image_text
 from fulgurite.models.adapter import ImageTextAdapter
 from lightning_modules.contrastive import (
@@ -38,23 +38,11 @@ class Clip(ImageTextModule):
 
     Args:
         source: Folder of open_clip or transformers, hub id, or ``open_clip:NAME`` such as ``open_clip:ViT-B-32``.
-        pretrained: With ``open_clip:NAME``, the tag or checkpoint file of its weights.
-        config: Settings of a new network: ``{library: open_clip, embed_dim: 128, vision_cfg: {...}, text_cfg: {...}}``
-            or ``{library: transformers, model_type: clip, ...}``.
-        tokenizer: Folder of the tokenizer of a new network; by default one is made of the train captions.
-        vocab_size: Tokens of the tokenizer that is made.
         objective: ``softmax`` of CLIP, or ``sigmoid`` of SigLIP.
         teacher: Source of a trained network whose likenesses of pictures and texts are learnt too; it reads pictures
             and tokens as this one does.
         teacher_weight: Share of the teacher in the loss, 0 to 1; the rest is the objective's.
-        benchmarks: What the network is measured by; by default what the data allows.
-        reference: Source of the network that ``Drift`` compares with in ``validate`` and ``test``.
-        learning_rate: Highest learning rate of AdamW.
-        weight_decay: For matrices; norms, biases and embeddings do not decay.
-        warmup_share: Share of the run in which the learning rate rises.
-        min_learning_rate_share: Share of ``learning_rate`` at the end of the cosine.
-        betas: Momenta of AdamW.
-        export_dir: Folder to which the network is saved at the end of a fit, as its own library reads it.
+        common: Settings of ``ImageTextModule``.
 
     Raises:
         ValueError: If not exactly one of ``source`` and ``config`` is given, or a number is out of range.
@@ -66,37 +54,12 @@ class Clip(ImageTextModule):
     def __init__(
         self,
         source: str | None = None,
-        pretrained: str | None = None,
-        config: dict[str, Any] | None = None,
-        tokenizer: str | None = None,
-        vocab_size: int = 1024,
         objective: Literal["softmax", "sigmoid"] = "softmax",
         teacher: str | None = None,
         teacher_weight: float = 0.5,
-        benchmarks: list[Benchmark] | None = None,
-        reference: str | None = None,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup_share: float = 0.05,
-        min_learning_rate_share: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.98),
-        export_dir: str | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            source=source,
-            pretrained=pretrained,
-            config=config,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            benchmarks=benchmarks,
-            reference=reference,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            warmup_share=warmup_share,
-            min_learning_rate_share=min_learning_rate_share,
-            betas=betas,
-            export_dir=export_dir,
-        )
+        super().__init__(source=source, **common)
         if not 0 <= teacher_weight <= 1:
             raise ValueError(f"teacher_weight must be in [0, 1], got {teacher_weight}")
         self.objective = objective

@@ -34,7 +34,9 @@ class ImageTextModule(ImageTextCompression, LightningModule):
     Args:
         source: Folder, hub id, or ``open_clip:NAME`` of a trained network.
         pretrained: With ``open_clip:NAME``, the tag or checkpoint file of its weights.
-        config: Settings of a new network, as ``build_image_text`` takes them.
+        config: Settings of a new network, as ``build_image_text`` takes them: ``{library: open_clip, embed_dim: 128,
+            vision_cfg: {...}, text_cfg: {...}}`` or ``{library: transformers, model_type: clip | blip_caption |
+            blip_matching, ...}``.
         tokenizer: Folder of the tokenizer of a new network; by default one is made of the train captions.
         vocab_size: Tokens of the tokenizer that is made.
         benchmarks: What the network is measured by; by default what the data allows.
