@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from fulgurite.artifact.files import write_file
-from fulgurite.artifact.lock import FolderLock
+from fulgurite.artifact.lock import is_free
+from fulgurite.processes import end_process, last_words
 
 _POLL = 0.2  # seconds
-_GRACE = 60.0  # seconds that a run has to write what it has, when it is told to stop
 _PLACES = ("cache_dir",)  # where a study lies is nothing that its runs depend on
 _DONE = (0, 3)  # 3: no stage was accepted, which is a result too
 
@@ -66,14 +65,14 @@ def run_recipe(
     folder, path, log = study / name, study / f"{name}.yaml", study / f"{name}.txt"
     folder.mkdir(parents=True, exist_ok=True)
     # a run whose study was killed may still be at it: what it makes is not made again
-    while not _free(folder):
+    while not is_free(folder):
         time.sleep(_POLL)
     write_file(path, yaml.safe_dump(dict(recipe), sort_keys=False).encode())  # the order of stages counts
     command = [sys.executable, "-m", "fulgurite.cli.main", "compress", "--config", str(path)]
     status = _run([*command, "--output_dir", str(folder), *flags], log, started)
     if status not in _DONE:
         raise RuntimeError(
-            f"{folder}: {_last_words(log, status)}; all of it is in {log}, the same command goes on"
+            f"{folder}: {last_words(log, status)}; all of it is in {log}, the same command goes on"
         )
     write_file(study / f"{name}.ended", _stamp(recipe, flags).encode())
     return True
@@ -96,22 +95,7 @@ def _run(command: Sequence[str], log: Path, started: Started | None) -> int:
                 started(process)
             return process.wait()
         finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _free(folder: Path) -> bool:
-    with FolderLock(folder) as lock:
-        return lock.held
+            end_process(process)
 
 
 def _stamp(recipe: Mapping[str, Any], flags: Sequence[str]) -> str:
@@ -120,12 +104,3 @@ def _stamp(recipe: Mapping[str, Any], flags: Sequence[str]) -> str:
     cascade = {key: value for key, value in (recipe.get("cascade") or {}).items() if key not in _PLACES}
     asked = yaml.safe_dump([{**recipe, "cascade": cascade}, list(flags)], sort_keys=False)
     return hashlib.sha256(asked.encode()).hexdigest() + "\n"
-
-
-def _last_words(log: Path, status: int) -> str:
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    said = (errors or lines or ["no output"])[-1].removeprefix("error: ").strip()
-    return f"exit status {status}: {said[:300]}"

@@ -61,3 +61,9 @@ class FolderLock:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def is_free(folder: Path) -> bool:
+    """Whether no process works in a folder."""
+    with FolderLock(folder) as lock:
+        return lock.held

@@ -6,7 +6,6 @@ fulgurite compress --config FOLDER/recipe.yaml --output_dir FOLDER/run -> output
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from fulgurite.artifact.lock import FolderLock
+from fulgurite.artifact.lock import is_free
+from fulgurite.processes import end_process, last_words
 from fulgurite.reporting.events import read_events
 from fulgurite.search.metrics import metrics_of_try
 
 _POLL = 0.3  # seconds
-_GRACE = 60.0  # seconds that a run has to write what it has, when it is told to stop
 
 Watcher = Callable[[str, int, Mapping[str, float]], str | None]
 """Told of a stage's name, its place from 0 and its metrics; a sentence ends the run."""
@@ -56,7 +55,7 @@ def compress(folder: Path, run: str, config: str, stop: Event, watch: Watcher | 
     output = folder / run
     output.mkdir(exist_ok=True)
     # a run whose search was killed may still be at it: what it makes is not made again
-    while not _free(output) and not stop.wait(_POLL):
+    while not is_free(output) and not stop.wait(_POLL):
         pass
     arguments = ["compress", "--config", str(folder / config), "--output_dir", str(output)]
     return run_process(
@@ -97,9 +96,9 @@ def run_process(
                 if stopped or pruned is not None:
                     break
         finally:
-            _end(process)
+            end_process(process)
     if pruned is None and not stopped and process.returncode not in (0, 3):
-        return Ended(process.returncode, error=_last_line(output, process.returncode))
+        return Ended(process.returncode, error=last_words(output, process.returncode))
     return Ended(process.returncode, pruned, stopped)
 
 
@@ -124,28 +123,3 @@ def _judged(run: Path, watch: Watcher) -> Callable[[], str | None]:
         return None
 
     return check
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _free(folder: Path) -> bool:
-    with FolderLock(folder) as lock:
-        return lock.held
-
-
-def _last_line(output: Path, status: int) -> str:
-    if status < 0:
-        name = signal.Signals(-status).name if -status in {one.value for one in signal.Signals} else -status
-        return f"killed by {name}"
-    lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    said = (errors or lines or ["no output"])[-1].removeprefix("error: ").strip()
-    return f"exit status {status}: {said[:300]}"
