@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from fulgurite.models.pretrained import from_hub, listing, load_whole, local_folder, quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,38 +37,25 @@ def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.float32) ->
         FileNotFoundError: If the folder does not exist, or has no ``config.json`` or no weights.
         ValueError: If it is no causal language model, or weights are missing or of another shape.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    folder = _local_folder(source, "config.json with a causal language model")
+    folder = local_folder(source, "config.json with a causal language model")
     if folder is not None:
         _check_config(folder, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    config = _from_hub(AutoConfig, source, "model", local=folder is not None)
+    config = from_hub(AutoConfig, source, "model", local=folder is not None)
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
             f"{source}: expected a causal language model, found model_type {config.model_type!r}"
         )
-    if folder is not None and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(f"{folder}: expected weights (model.safetensors), found {_listing(folder)}")
-    auto: Any = AutoModelForCausalLM  # its annotations leave out the loading info
-    try:
-        with _quiet():
-            network, info = auto.from_pretrained(
-                str(source),
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below with the names
-                local_files_only=folder is not None,
-            )
-    except SafetensorError as error:
-        raise ValueError(f"{source}: the weights cannot be read, are they cut short? ({error})") from error
-    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
-    lost = sorted({*info["missing_keys"], *mismatched})
-    if lost:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise ValueError(f"{source}: {len(lost)} weights are missing or of another shape: {shown}")
-    return cast("PreTrainedModel", network.eval())
+    network, _ = load_whole(
+        AutoModelForCausalLM,
+        str(source),
+        what="causal language model",
+        dtype=dtype,
+        local=folder is not None,
+    )
+    return cast("PreTrainedModel", network)
 
 
 def save_causal_lm(
@@ -90,7 +78,7 @@ def save_causal_lm(
     partial, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with _quiet():
+    with quiet():
         network.save_pretrained(partial)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(partial))
@@ -148,11 +136,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    folder = _local_folder(source, "a tokenizer")
+    folder = local_folder(source, "a tokenizer")
     if folder is not None and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
-        raise FileNotFoundError(f"{folder}: expected tokenizer.json, found {_listing(folder)}")
+        raise FileNotFoundError(f"{folder}: expected tokenizer.json, found {listing(folder)}")
     return cast(
-        "PreTrainedTokenizerBase", _from_hub(AutoTokenizer, source, "tokenizer", local=folder is not None)
+        "PreTrainedTokenizerBase", from_hub(AutoTokenizer, source, "tokenizer", local=folder is not None)
     )
 
 
@@ -179,41 +167,11 @@ def tied_names(network: nn.Module) -> dict[str, str]:
     return alias
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and loading report to itself: errors are raised, with names."""
-    from transformers import utils
-
-    logging: Any = utils.logging  # without annotations
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _local_folder(source: str | Path, expected: str) -> Path | None:
-    """The folder that ``source`` names; ``None`` for what can only be a hub id."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    # a hub id is NAME or OWNER/NAME; whatever else looks like a path is one
-    looks_local = isinstance(source, Path) or path.is_absolute() or path.parts[:1] in ((".",), ("..",))
-    if path.exists() or looks_local or len(path.parts) > 2 or str(source).startswith("./"):
-        found = "a file" if path.exists() else "nothing"
-        raise FileNotFoundError(f"{source}: expected a folder with {expected}, found {found}")
-    return None
-
-
 def _check_config(folder: Path, causal: Mapping[str, object]) -> None:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder}: expected config.json with a causal language model, found {_listing(folder)}"
+            f"{folder}: expected config.json with a causal language model, found {listing(folder)}"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -224,18 +182,3 @@ def _check_config(folder: Path, causal: Mapping[str, object]) -> None:
         raise ValueError(
             f"{path}: expected a causal language model such as model_type 'llama', found {model_type!r}"
         )
-
-
-def _from_hub(auto: Any, source: str | Path, what: str, *, local: bool) -> Any:
-    try:
-        return auto.from_pretrained(str(source), local_files_only=local)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{source}: expected a folder here or a {what} on the Hugging Face hub, found neither ({reason})"
-        ) from error
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return (", ".join(names[:5]) + (", ..." if len(names) > 5 else "")) or "an empty folder"

@@ -19,7 +19,6 @@ from fulgurite.artifact.loading import load
 from fulgurite.artifact.open_clip_network import CONFIG_FILE, make_network
 from fulgurite.models.adapter import ImageTextAdapter
 from fulgurite.models.blip_adapter import BlipCaptionAdapter, BlipMatchingAdapter
-from fulgurite.models.causal_lm import _local_folder
 from fulgurite.models.clip_adapter import ClipAdapter
 from fulgurite.models.image_settings import settings_of_preprocess
 from fulgurite.models.open_clip_adapter import OpenClipAdapter
@@ -31,6 +30,7 @@ from fulgurite.models.open_clip_files import (
     read_config,
 )
 from fulgurite.models.open_clip_names import NAME, load_named
+from fulgurite.models.pretrained import local_folder
 from fulgurite.models.transformers_files import (
     CLASSES,
     class_name,
@@ -73,7 +73,7 @@ def load_image_text(
     if source.startswith(_HUB):
         return _load_open_clip(_fetch(source.removeprefix(_HUB)), dtype)
     place = source.removeprefix(_FOLDER)
-    folder = _local_folder(Path(place) if place != source else place, "an image-text network")
+    folder = local_folder(Path(place) if place != source else place, "an image-text network")
     if folder is not None and (folder / MANIFEST_FILE).is_file():
         network = load(folder, dtype=dtype)
         return network, folder_adapter(str(folder), network)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from fulgurite.models.causal_lm import _from_hub, _listing, _local_folder, _quiet
 from fulgurite.models.pooling import MODES, Pooling
+from fulgurite.models.pretrained import from_hub, listing, load_whole, local_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,7 +80,6 @@ def load_text_encoder(source: str, *, dtype: torch.dtype = torch.float32) -> Pre
         FileNotFoundError: If there is no such folder, or no weights in it.
         ValueError: If weights are missing or of another shape, or the network gives no token vectors.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModel
 
     found = find_source(source)
@@ -89,32 +88,21 @@ def load_text_encoder(source: str, *, dtype: torch.dtype = torch.float32) -> Pre
         for pattern in ("config.json", "*.safetensors"):
             if not any(folder.glob(pattern)):
                 raise FileNotFoundError(
-                    f"{folder}: expected a text encoder with {pattern}, found {_listing(folder)}"
+                    f"{folder}: expected a text encoder with {pattern}, found {listing(folder)}"
                 )
-    auto: Any = AutoModel  # its annotations leave out the loading info
-    try:
-        with _quiet():
-            network, info = auto.from_pretrained(
-                found if folder is None else str(folder),
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below with the names
-                local_files_only=folder is not None,
-            )
-    except SafetensorError as error:
-        raise ValueError(f"{source}: the weights cannot be read, are they cut short? ({error})") from error
-    except OSError as error:
-        raise ValueError(f"{source}: no text encoder: {str(error).splitlines()[0]}") from error
-    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
-    lost = sorted({*info["missing_keys"], *mismatched})
-    if lost:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise ValueError(f"{source}: {len(lost)} weights are missing or of another shape: {shown}")
+    network, _ = load_whole(
+        AutoModel,
+        found if folder is None else str(folder),
+        what="text encoder",
+        dtype=dtype,
+        local=folder is not None,
+        shown=source,
+    )
     if network.config.is_encoder_decoder:
         raise ValueError(
             f"{source}: expected an encoder, found {type(network).__name__}, an encoder with a decoder"
         )
-    return cast("PreTrainedModel", network.eval())
+    return cast("PreTrainedModel", network)
 
 
 def load_encoder_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -131,8 +119,8 @@ def load_encoder_tokenizer(source: str) -> PreTrainedTokenizerBase:
     folder = _transformer_folder(found)
     place = found if folder is None else str(folder)
     if folder is not None and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
-        raise FileNotFoundError(f"{folder}: expected tokenizer.json, found {_listing(folder)}")
-    tokenizer: Any = _from_hub(AutoTokenizer, place, "tokenizer", local=folder is not None)
+        raise FileNotFoundError(f"{folder}: expected tokenizer.json, found {listing(folder)}")
+    tokenizer: Any = from_hub(AutoTokenizer, place, "tokenizer", local=folder is not None)
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{source}: expected a tokenizer with a token to pad with, found none")
     if _read(folder, "sentence_bert_config.json").get("do_lower_case"):
@@ -155,7 +143,7 @@ def read_pooling(source: str, network: Any, tokenizer: Any) -> Pooling:
         ValueError: If the folder asks for what cannot be done here, such as a further dense layer.
     """
     found = find_source(source)
-    root = _local_folder(found, "a text encoder")
+    root = local_folder(found, "a text encoder")
     limits = [tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", _ENDLESS)]
     limits.append(_read(_transformer_folder(found), "sentence_bert_config.json").get("max_seq_length"))
     length = min(int(limit) for limit in limits if limit is not None)
@@ -181,7 +169,7 @@ def read_pooling(source: str, network: Any, tokenizer: Any) -> Pooling:
 
 def _transformer_folder(source: str) -> Path | None:
     """The folder with the network itself, which older sentence-transformers put one level down."""
-    root = _local_folder(source, "a text encoder")
+    root = local_folder(source, "a text encoder")
     modules = _modules(root)
     return root / modules[0][1] if root is not None and modules else root
 

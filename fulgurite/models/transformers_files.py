@@ -3,8 +3,6 @@ r"""Image-text networks of transformers on disk: read whole or not at all, writt
 config.json -> which network -> weights, none missing
 preprocessor_config.json | processor_config.json -> how pictures become pixels
 tokenizer.json, ... -> the tokenizer
-
-The functions of ``causal_lm`` find folders and keep transformers quiet.
 """
 
 from __future__ import annotations
@@ -19,8 +17,9 @@ from torch import nn
 from fulgurite.artifact.files import write_folder
 from fulgurite.artifact.network_files import network_files, processor_files
 from fulgurite.models.adapter import ImageSettings
-from fulgurite.models.causal_lm import _from_hub, _listing, _local_folder, _quiet, load_tokenizer
+from fulgurite.models.causal_lm import load_tokenizer
 from fulgurite.models.image_settings import processor_settings, settings_of_processor
+from fulgurite.models.pretrained import from_hub, listing, load_whole, local_folder, quiet
 
 CLASSES = {
     "CLIPModel": "clip",
@@ -46,47 +45,34 @@ def load_network(source: str, dtype: torch.dtype) -> nn.Module:
         ValueError: If it is no image-text network, or weights are missing or of another shape.
     """
     import transformers
-    from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    folder = _local_folder(source, "an image-text network")
+    folder = local_folder(source, "an image-text network")
     if folder is not None and not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: expected open_clip_config.json or config.json with an image-text network, "
-            f"found {_listing(folder)}"
+            f"found {listing(folder)}"
         )
-    config: Any = _from_hub(AutoConfig, source, "model", local=folder is not None)
+    config: Any = from_hub(AutoConfig, source, "model", local=folder is not None)
     named = (config.architectures or [_ONLY_CLASS.get(config.model_type)])[0]
     if named not in CLASSES:
         raise ValueError(
             f"{source}: expected an image-text network ({', '.join(CLASSES)}), "
             f"found {named or 'no architectures'} of model_type {config.model_type!r}"
         )
-    if folder is not None and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(f"{folder}: expected weights (model.safetensors), found {_listing(folder)}")
-    cls: Any = getattr(transformers, named)
-    try:
-        with _quiet():
-            network, info = cls.from_pretrained(
-                str(source),
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below with the names
-                local_files_only=folder is not None,
-            )
-    except SafetensorError as error:
-        raise ValueError(f"{source}: the weights cannot be read, are they cut short? ({error})") from error
-    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
-    lost = sorted({*info["missing_keys"], *mismatched})
-    if lost:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise ValueError(f"{source}: {len(lost)} weights are missing or of another shape: {shown}")
-    extra = sorted(name for name in info["unexpected_keys"] if "position_ids" not in name)
+    network, unused = load_whole(
+        getattr(transformers, named),
+        source,
+        what="image-text network",
+        dtype=dtype,
+        local=folder is not None,
+    )
+    extra = [name for name in unused if "position_ids" not in name]
     if extra:
         warnings.warn(
             f"{source}: {len(extra)} entries of the weights are not used, such as {extra[0]}", stacklevel=4
         )
-    made: nn.Module = network.eval()
+    made: nn.Module = network
     return made
 
 
@@ -98,7 +84,7 @@ def load_images(source: str, network: Any) -> ImageSettings:
     """
     from transformers import AutoImageProcessor
 
-    folder = _local_folder(source, "an image-text network")
+    folder = local_folder(source, "an image-text network")
     names = ("preprocessor_config.json", "processor_config.json")
     if folder is not None and not any((folder / name).is_file() for name in names):
         images = default_images(network)
@@ -175,7 +161,7 @@ def save_network(network: Any, processor: Any, folder: Path) -> None:
     """Save a network with its processor, whole or not at all."""
 
     def fill(fresh: Path) -> None:
-        with _quiet():
+        with quiet():
             network.save_pretrained(fresh)
         for name, data in processor_files(processor).items():
             (fresh / name).write_bytes(data)
