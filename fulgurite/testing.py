@@ -7,6 +7,7 @@ from typing import Any
 from fulgurite.codecs import (
     ClusterCodec,
     Codec,
+    DareCodec,
     EcqCodec,
     Float16Codec,
     HyperCodec,
@@ -20,6 +21,8 @@ from fulgurite.codecs import (
 
 CONTRACT_CASES: dict[str, Codec] = {
     "cluster": ClusterCodec(clusters=20),
+    "dare": DareCodec(drop=0.1),
+    "dare-unbiased-4bit": DareCodec(drop=0.2, rescale="unbiased", bits=4),
     "ecq2": EcqCodec(),
     "ecq3-scalar": EcqCodec(rate=3, states=1),
     "ecq4-8states-rotated": EcqCodec(rate=4, states=8, rotate="inputs"),

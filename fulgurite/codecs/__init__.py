@@ -4,6 +4,7 @@ from torch import Tensor
 
 from fulgurite.codecs.base import DTYPES, Codec, Encoded, as_matrix, nmse
 from fulgurite.codecs.cluster import ClusterCodec
+from fulgurite.codecs.dare import DareCodec
 from fulgurite.codecs.ecq import EcqCodec
 from fulgurite.codecs.float16 import Float16Codec
 from fulgurite.codecs.hyper import HyperCodec
@@ -18,6 +19,7 @@ CODECS: dict[str, type[Codec]] = {
     codec.name: codec
     for codec in (
         ClusterCodec,
+        DareCodec,
         EcqCodec,
         Float16Codec,
         HyperCodec,
@@ -47,6 +49,7 @@ __all__ = [
     "DTYPES",
     "ClusterCodec",
     "Codec",
+    "DareCodec",
     "EcqCodec",
     "Encoded",
     "Float16Codec",

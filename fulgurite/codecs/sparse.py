@@ -13,21 +13,19 @@ Differs from these: masks are entropy-coded, and few-bit survivors have no level
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from fulgurite.codecs._hessian import input_costs
 from fulgurite.codecs._sparse_feedback import choose_in_turn, quantise_survivors, solve_survivors
-from fulgurite.codecs._sparse_grid import codes_of, fit_grid, units_of
+from fulgurite.codecs._sparse_grid import fit_grid
 from fulgurite.codecs._sparse_mask import read_mask, write_mask
-from fulgurite.codecs.base import Codec, Encoded, Scalar, as_matrix, dtype_name, restore, to_half
+from fulgurite.codecs._survivors import check_bits, put_back, store_codes, store_values, with_places
+from fulgurite.codecs.base import Codec, Encoded, Scalar, as_matrix, dtype_name
 from fulgurite.codecs.pattern import Pattern
-from fulgurite.coding import decode_symbols, encode_symbols
 
 _DEFAULT = 0.5
 _LADDER = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -79,8 +77,7 @@ class SparseCodec(Codec):
             )
         if self.score not in ("magnitude", "wanda", "sparsegpt"):
             raise ValueError(f"score must be magnitude, wanda or sparsegpt, got {self.score!r}")
-        if self.bits != 16 and not 1 <= self.bits <= 8:
-            raise ValueError(f"bits must be 16 or in [1, 8], got {self.bits}")
+        check_bits(self.bits)
         if self.damping < 0:
             raise ValueError(f"damping must not be negative, got {self.damping}")
 
@@ -116,17 +113,13 @@ class SparseCodec(Codec):
         kept = _without_zeros(matrix, kept, pattern)
         meta: dict[str, Scalar] = {"pattern": self.pattern, "bits": self.bits}
         tensors = {"mask": write_mask(kept, pattern)}
-        if self.bits == 16:
-            tensors["values"] = to_half(matrix[kept])
-        else:
+        if feeds and self.bits < 16:
+            assert hessian is not None
             scale, floor = fit_grid(matrix, kept, self.bits, costs)
-            if feeds:
-                assert hessian is not None
-                codes = quantise_survivors(matrix, hessian, kept, scale, floor, self.bits, self.damping)
-            else:
-                codes = codes_of(matrix, scale, floor, self.bits)
-            tensors["codes"] = encode_symbols(codes[kept], 1 << self.bits).to(weight.device)
-            tensors |= {"scale": scale, "floor": floor}
+            codes = quantise_survivors(matrix, hessian, kept, scale, floor, self.bits, self.damping)
+            tensors |= store_codes(codes, kept, self.bits, scale, floor)
+        else:
+            tensors |= store_values(matrix, kept, self.bits, costs)
         return Encoded(self.name, tuple(weight.shape), dtype_name(weight.dtype), tensors, meta)
 
     @override
@@ -134,36 +127,15 @@ class SparseCodec(Codec):
     def decode(cls, encoded: Encoded) -> Tensor:
         if "mask" in encoded.tensors:
             encoded = cls.expanded(encoded)
-        tensors = encoded.tensors
-        places = tensors["places"]
-        if "values" in tensors:
-            values = tensors["values"].float()
-        else:
-            columns = encoded.numel // len(tensors["scale"])
-            values = tensors["units"] * tensors["scale"].float()[places // columns]
-        flat = torch.zeros(encoded.numel, device=places.device)
-        return restore(flat.scatter(0, places, values), encoded)
+        return put_back(encoded)
 
     @override
     @classmethod
     def expanded(cls, encoded: Encoded) -> Encoded:
         rows = 1 if len(encoded.shape) < 2 else encoded.shape[0]
-        bits, tensors = int(encoded.meta["bits"]), encoded.tensors
         pattern = Pattern(str(encoded.meta["pattern"]))
-        kept = read_mask(tensors["mask"], pattern, rows, encoded.numel // rows)
-        places = kept.reshape(-1).nonzero()[:, 0]
-        parts: Mapping[str, Tensor]
-        if bits == 16:
-            if tensors["values"].shape != places.shape:
-                raise ValueError(f"the mask keeps {len(places)} values, got {list(tensors['values'].shape)}")
-            parts = {"places": places, "values": tensors["values"]}
-        else:
-            if not tensors["scale"].shape == tensors["floor"].shape == (rows,):
-                raise ValueError(f"scale and floor must have {rows} entries, one for each row")
-            codes = decode_symbols(tensors["codes"], 1 << bits, len(places))
-            floors = tensors["floor"][places // (encoded.numel // rows)]
-            parts = {"places": places, "units": units_of(codes, floors, bits), "scale": tensors["scale"]}
-        return replace(encoded, tensors=parts)
+        kept = read_mask(encoded.tensors["mask"], pattern, rows, encoded.numel // rows)
+        return with_places(encoded, kept, int(encoded.meta["bits"]))
 
     @override
     def candidates(self) -> tuple[Codec, ...]:
