@@ -79,11 +79,13 @@ def score_rows(
     batch_size: int = 16,
     device: torch.device | str | None = None,
     max_tokens: int | None = None,
+    batch_tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Scores]:
     """Score the tokens of each row after those before them.
 
-    The network runs in eval mode without gradients and goes back to the mode it was in.
+    The network runs in eval mode without gradients and goes back to the mode it was in. Rows that differ in their
+    last token alone, as the letters of a multiple choice do, are read once.
 
     Args:
         network: ``network(input_ids=...)`` gives logits ``[b, T, V]`` or an object with ``.logits``.
@@ -91,6 +93,8 @@ def score_rows(
         batch_size: Rows at a time, the longest first.
         device: Where the network is; by default that of its first parameter.
         max_tokens: Tokens read at a time; by default the network's ``max_position_embeddings``, if it has any.
+        batch_tokens: Fill batches of short rows up to so many tokens, padding counted; by default no batch has
+            more than ``batch_size`` rows.
         progress: Called with the rows done and the rows in all, after each batch.
 
     Returns:
@@ -115,20 +119,21 @@ def score_rows(
         for index, row in enumerate(rows)
         for piece in _pieces(len(row.tokens), row.first, max_tokens)
     ]
-    # rows of one length waste no padding; the longest first, so that a lack of memory shows at once
-    pieces.sort(key=lambda piece: piece.begin - piece.stop)
+    by_read: dict[tuple[int, ...], list[_Piece]] = {}
+    for piece in pieces:
+        by_read.setdefault(_read(rows[piece.row].tokens[piece.begin : piece.stop]), []).append(piece)
     left = np.bincount([piece.row for piece in pieces], minlength=len(rows))
     with reading(network):
-        for start in range(0, len(pieces), batch_size):
-            batch = pieces[start : start + batch_size]
-            texts = [rows[piece.row].tokens[piece.begin : piece.stop] for piece in batch]
-            logits = _logits(network, texts, device)
-            for piece, text, values in zip(batch, texts, logits, strict=True):
-                row = rows[piece.row]
-                scored = slice(piece.place - row.first, piece.stop - row.first)
-                found = _score(values, text, piece.place - piece.begin)
-                nats[piece.row][scored], correct[piece.row][scored] = found
-                left[piece.row] -= 1
+        for batch in _batches(list(by_read), batch_size, batch_tokens):
+            logits = _logits(network, batch, device)
+            for read, values in zip(batch, logits, strict=True):
+                for piece in by_read[read]:
+                    row = rows[piece.row]
+                    scored = slice(piece.place - row.first, piece.stop - row.first)
+                    text = row.tokens[piece.begin : piece.stop]
+                    found = _score(values, text, piece.place - piece.begin)
+                    nats[piece.row][scored], correct[piece.row][scored] = found
+                    left[piece.row] -= 1
             if progress is not None:
                 progress(int((left == 0).sum()), len(rows))
     return [Scores(*found) for found in zip(nats, correct, strict=True)]
@@ -187,13 +192,28 @@ def _pieces(length: int, first: int, limit: int | None) -> Iterator[tuple[int, i
         place = stop
 
 
-def _logits(network: nn.Module, texts: Sequence[Sequence[int]], device: torch.device | str) -> Tensor:
-    """Logits ``[b, T, V]`` after all but the last token of each text, padded behind."""
-    read = max(1, max(len(text) for text in texts) - 1)
-    batch = torch.zeros(len(texts), read, dtype=torch.long)
-    for row, text in zip(batch, texts, strict=True):
-        kept = text[:-1] or text  # a text of one token is read for the size of the vocabulary alone
-        row[: len(kept)] = torch.tensor(kept)
+def _read(text: tuple[int, ...]) -> tuple[int, ...]:
+    """What the network reads of a text; one of a single token is read for the size of the vocabulary alone."""
+    return text[:-1] or text
+
+
+def _batches(
+    reads: list[tuple[int, ...]], batch_size: int, batch_tokens: int | None
+) -> Iterator[list[tuple[int, ...]]]:
+    """Rows of one length waste no padding; the longest first, so that a lack of memory shows at once."""
+    reads.sort(key=lambda read: -len(read))
+    start = 0
+    while start < len(reads):
+        count = max(batch_size, (batch_tokens or 0) // len(reads[start]))
+        yield reads[start : start + count]
+        start += count
+
+
+def _logits(network: nn.Module, reads: Sequence[Sequence[int]], device: torch.device | str) -> Tensor:
+    """Logits ``[b, T, V]`` after each token of each text, padded behind."""
+    batch = torch.zeros(len(reads), max(map(len, reads)), dtype=torch.long)
+    for row, read in zip(batch, reads, strict=True):
+        row[: len(read)] = torch.tensor(read)
     output = network(input_ids=batch.to(device))
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     if logits.shape[:2] != batch.shape:

@@ -100,7 +100,7 @@ def test_a_networks_own_positions_are_the_limit(network: nn.Module) -> None:
 def test_modes_are_restored_and_progress_counts_rows() -> None:
     network = Counting().train()
     seen: list[tuple[int, int]] = []
-    rows = [Row((1,) * 9, 1), Row((1, 1), 1), Row((1, 1, 1), 1)]
+    rows = [Row((1, 0, 0, 0, 1, 1, 0, 0, 1), 1), Row((1, 1), 1), Row((1, 1, 1), 1)]
     scores = score_rows(
         network, rows, batch_size=2, max_tokens=4, progress=lambda *counts: seen.append(counts)
     )
@@ -108,6 +108,23 @@ def test_modes_are_restored_and_progress_counts_rows() -> None:
     assert scores[1].nats.tolist() == pytest.approx([math.log(2)])  # dropout would give 0 or double logits
     # the first row is read in three pieces of 4 tokens, then come the shorter rows
     assert seen == [(0, 3), (2, 3), (3, 3)]
+
+
+def test_rows_that_differ_in_the_last_token_are_read_once(network: nn.Module) -> None:
+    rows = [Row((3, 1, 4, last), 3) for last in range(16)]
+    counted = Counting()
+    score_rows(counted, [Row((1, 1, 0), 2), Row((1, 1, 1), 2), Row((1, 1, 1), 1)], batch_size=8)
+    assert counted.shapes == [(1, 2)]
+    probabilities = [math.exp(-float(score.nats[0])) for score in score_rows(network, rows)]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)  # the 16 tokens of one distribution
+
+
+def test_batches_of_short_rows_are_filled_with_tokens() -> None:
+    counted = Counting()
+    rows = [Row((bit, *code, 1), 1) for bit in (0, 1) for code in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    score_rows(counted, [Row((1,) * 9, 1), *rows], batch_size=1, batch_tokens=12)
+    # 8 tokens leave no room for 3 more rows of 3; then 12 // 3 rows at a time
+    assert counted.shapes == [(1, 8), (4, 3), (4, 3)]
 
 
 def test_a_diverged_network_gives_nan() -> None:
