@@ -5,6 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 DATA ?= ../shared/data
 OUT ?= runs/quickstart
+# processes that share out the tests, by file; each takes up to 2 GB
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis codec-table \
@@ -29,7 +31,7 @@ quickstart: $(READY) ## Train a small language model and compress it, start to e
 	$(BIN)/python scripts/show_sample.py $(OUT)
 
 test: $(READY) ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
