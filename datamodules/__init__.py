@@ -2,6 +2,7 @@
 
 from datamodules.captions import CaptionsDataModule
 from datamodules.class_folder import ClassFolderDataModule
+from datamodules.features import FeatureDataModule
 from datamodules.image_text import ImageTextDataModule
 from datamodules.sentences import SentencesDataModule
 from datamodules.shapes import ShapesDataModule
@@ -12,6 +13,7 @@ from datamodules.windows import Windows
 __all__ = [
     "CaptionsDataModule",
     "ClassFolderDataModule",
+    "FeatureDataModule",
     "ImageTextDataModule",
     "SentencesDataModule",
     "ShapesDataModule",

@@ -1,0 +1,1 @@
+"""Tables of features: read, cleaned, put into categories, analysed, and given bits category by category."""
