@@ -61,8 +61,9 @@ class Console:
         )
         self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} {self._items}")
         drops, chance = [], []
+        plan_of = {each.name: each.informative for each in gate.plan(evaluation.measures).measures}
         for measure in evaluation.measures:
-            if gate.informed_by(measure):
+            if plan_of[measure.name]:
                 drops.append(minimum_detectable_drop(measure))
             else:
                 chance.append(measure.name.replace("_", " "))

@@ -13,13 +13,14 @@ Items are far less alike than networks are, so that over all pairs of items delt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from fulgurite.evaluation.measure import Measure, check_paired
+from fulgurite.evaluation.multiple import holm
 from fulgurite.evaluation.statistics import Floats, Interval, lower_bound, resampled_counts, upper_bound
 
 RESAMPLES = 10_000
@@ -124,34 +125,6 @@ def bootstrap_p(draws: Floats) -> float | None:
         return None
     sides = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return min(1.0, 2 * (sides + 1) / (draws.size + 1))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction: the chance of one false rejection among all is kept.
-
-    Args:
-        p_values: One for each comparison; those without a value take no part.
-
-    Returns:
-        Corrected p-values in the same order.
-
-    Raises:
-        ValueError: If a value lies outside [0, 1].
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    known = [(value, place) for place, value in enumerate(p_values) if value is not None]
-    for value, _ in known:
-        if not 0 <= value <= 1:
-            raise ValueError(f"p-values must be in [0, 1], got {value}")
-    corrected: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (value, place) in enumerate(sorted(known)):
-        largest = max(largest, min(1.0, (len(known) - rank) * value))
-        corrected[place] = largest
-    return corrected
 
 
 def cohens_d(differences: Floats) -> float | None:

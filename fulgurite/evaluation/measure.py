@@ -13,7 +13,7 @@ guessing keeps 83 % raw and 0 % corrected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -116,6 +116,12 @@ class Measure:
     def at_chance(self) -> Measure:
         """The same measure of a network that knows nothing of the context."""
         return replace(self, items=self.chance_items)
+
+    def take(self, chosen: Sequence[int] | NDArray[np.int64]) -> Measure:
+        """The same measure of some of the items, in the order of ``chosen``."""
+        index = np.asarray(chosen, dtype=np.int64)
+        parts = {field: array[index] for field, array in self.arrays.items()}
+        return replace(self, **parts)  # type: ignore[arg-type]
 
     def gap(self, other: Measure, counts: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """How much better this measure is than another of the same items.

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.verdict import MeasureVerdict
 
+_TESTS = {"mcnemar": "McNemar"}
+
 
 def explain(
     stage: tuple[float, float, float],
@@ -26,10 +28,11 @@ def explain(
     parts = [f"retained {_kept(*stage[:2])}, needs {_short(stage[2])}"]
     if whole[1] < whole[2]:
         parts.append(f"of the reference {_kept(*whole[:2])}, needs {_short(whole[2])}")
-    parts += [
-        f"{m.name} keeps {_kept(m.retention, m.low)}, no measure may be under {_short(floor)}"
-        for m in under_floor
-    ]
+    for m in under_floor:
+        kept = _kept(m.retention, m.low)
+        if m.floor_by == "test":  # the bound decides nothing there
+            kept = f"{_percent(m.retention)} (the loss is real: {_TESTS.get(str(m.test), m.test)} p {m.p_holm:.2g})"
+        parts.append(f"{m.name} keeps {kept}, no measure may be under {_short(floor)}")
     return "; ".join(parts)
 
 
@@ -43,6 +46,10 @@ def explain_chance(reference: Sequence[Measure]) -> str:
     """Say that there is nothing to decide by."""
     names = ", ".join(measure.name for measure in reference)
     return f"no measure can decide: the reference itself is at chance on {names}"
+
+
+def _percent(point: float | None) -> str:
+    return "nothing" if point is None or not math.isfinite(point) else f"{100 * point:.1f} %"
 
 
 def _kept(point: float | None, low: float | None) -> str:

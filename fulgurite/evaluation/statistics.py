@@ -128,12 +128,17 @@ def informative(measure: Measure, confidence: float = 0.95, resamples: int = 200
 
     One item is never enough: its bootstrap has no spread.
     """
+    return chance_p(measure, resamples, seed) <= 1 - confidence + 1e-12
+
+
+def chance_p(measure: Measure, resamples: int = 2000, seed: int = 0) -> float:
+    """Share of bootstrap draws on which a network is no better than chance; 1 where that cannot be known."""
     if measure.items.size < 2 or measure.num_not_finite:
-        return False
+        return 1.0
     margins = gap_draws([(measure, measure.at_chance())], resamples, seed)[:, 0]
     # sums of equal numbers differ by rounding: a margin of 1e-9 of the score is none
     rounding = 1e-9 * float(np.abs(measure.chance_items).sum())
-    return lower_bound(margins, confidence) > rounding
+    return float((margins <= rounding).mean())
 
 
 def minimum_detectable_drop(
@@ -165,6 +170,25 @@ def minimum_detectable_drop(
     Raises:
         ValueError: If ``correlation`` or ``items`` is out of range.
     """
+    normal = NormalDist()
+    quantiles = normal.inv_cdf(confidence) + normal.inv_cdf(power)
+    return quantiles * planned_error(reference, items, correlation)
+
+
+def planned_error(reference: Measure, items: int | None = None, correlation: float = 0.9) -> float:
+    """Standard error that the retention of a candidate close to the reference will have; for planning.
+
+    Args:
+        reference: Measure of the reference network.
+        items: Planned number of items; those of ``reference`` by default.
+        correlation: Assumed correlation of per-item results of the two networks, below 1.
+
+    Returns:
+        As a share of the margin over chance; infinity where the reference is at chance or has one item.
+
+    Raises:
+        ValueError: If ``correlation`` or ``items`` is out of range.
+    """
     if not -1 <= correlation < 1:
         raise ValueError(f"correlation must be in [-1, 1), got {correlation}")
     n = reference.items.size
@@ -174,10 +198,7 @@ def minimum_detectable_drop(
     margin = abs(reference.value - reference.chance)
     if n < 2 or margin == 0:
         return math.inf
-    normal = NormalDist()
-    quantiles = normal.inv_cdf(confidence) + normal.inv_cdf(power)
-    error = _standard_error(reference)
-    return quantiles * error * math.sqrt(n / planned * 2 * (1 - correlation)) / margin
+    return _standard_error(reference) * math.sqrt(n / planned * 2 * (1 - correlation)) / margin
 
 
 def _standard_error(measure: Measure) -> float:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Severity = Literal["none", "mild", "severe"]
+FloorBy = Literal["bound", "test"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,18 @@ class MeasureVerdict:
         reference: Score of the reference on the same items.
         chance: Score of a network that knows nothing of the context.
         retention: ``(value - chance) / (reference - chance)``; ``None`` where it means nothing.
-        low: One-sided lower bound of the retention at the gate's confidence: what the floor is held against.
+        low: One-sided lower bound of the retention at the gate's confidence.
         high: One-sided upper bound at the same confidence.
         raw_ratio: Ratio of the scores, chance not subtracted.
         informative: Whether the reference is surely better than chance; if not, the measure decides nothing.
         unit: Unit of the scores; with ``"%"`` they are fractions.
+        items: Number of items that were compared.
+        weight: How much the measure counts in the mean, 0 to 1; ``None`` where it does not.
+        test: What ``p`` is by: ``"mcnemar"`` for items that are right or wrong, else ``"bootstrap"``.
+        p: One-sided p-value of the loss against the reference, if there were none.
+        p_holm: The same with Holm's correction over the informative measures.
+        floor_by: What the floor is held against: ``"bound"``, the lower bound; ``"test"``, where the items are too
+            few for that, the retention itself and that the loss is real. ``None`` where nothing is.
     """
 
     name: str
@@ -39,6 +47,12 @@ class MeasureVerdict:
     raw_ratio: float | None
     informative: bool
     unit: str
+    items: int | None = None
+    weight: float | None = None
+    test: str | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    floor_by: FloorBy | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +62,17 @@ class Verdict:
     Args:
         accepted: Whether the candidate may take the place of the last accepted stage.
         needed: What ``retention_low`` had to reach.
-        retention: Mean retention against the last accepted stage, over the informative measures.
+        retention: Weighted mean retention against the last accepted stage, over the informative measures.
         retention_low: Its one-sided lower confidence bound.
-        cumulative: Mean retention against the reference.
+        cumulative: The same against the reference.
         cumulative_low: Its one-sided lower confidence bound.
         cumulative_needed: What ``cumulative_low`` had to reach.
         severity: ``"none"`` where accepted or where nothing could be decided, else ``"mild"`` or
             ``"severe"``.
         reason: One sentence with the numbers that decided.
         per_measure: One entry a measure, against the reference.
+        retention_high: One-sided upper confidence bound of ``retention``.
+        cumulative_high: The same of ``cumulative``.
     """
 
     accepted: bool
@@ -69,6 +85,8 @@ class Verdict:
     severity: Severity
     reason: str
     per_measure: tuple[MeasureVerdict, ...]
+    retention_high: float | None = None
+    cumulative_high: float | None = None
 
     @property
     def diverged(self) -> bool:

@@ -172,11 +172,13 @@ def _table(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _rows(schema: Mapping[str, Any], prefix: str, top: bool) -> Iterator[str]:
     for key, value in schema["properties"].items():
-        meaning = value["description"] if key in schema["required"] else value["description"] + " Optional."
+        meaning = value["description"] if key in schema.get("required", ()) else value["description"] + " Optional."
         yield f"| `{prefix}{key}` | {_type(value)} | {meaning.replace('|', chr(92) + '|')} |\n"
         inner, step = value, f"{prefix}{key}."
         if isinstance(value.get("additionalProperties"), dict):
             inner, step = value["additionalProperties"], f"{prefix}{key}.*."
+        if "properties" in value.get("items", {}):
+            inner, step = value["items"], f"{prefix}{key}[]."
         if "properties" in inner and not top:  # at the top level each object has its own heading
             yield from _rows(inner, step, top=False)
 
@@ -187,7 +189,7 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
-        return " or ".join(f"`{choice}`" for choice in schema["enum"])
+        return " or ".join("null" if choice is None else f"`{choice}`" for choice in schema["enum"])
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
     return _alternatives(schema["type"])

@@ -12,9 +12,9 @@ from fulgurite.analysis.comparison import (
     compare,
     difference_draws,
     difference_interval,
-    holm,
 )
 from fulgurite.evaluation.measure import Measure
+from fulgurite.evaluation.multiple import holm
 from fulgurite.evaluation.statistics import Floats
 
 

@@ -269,3 +269,37 @@ def collapsed(measure: Measure) -> tuple:
     same = np.full(measure.items.size, 0.7)
     arrays = (same, measure.weights, measure.chance_items)
     return (*arrays, True, "", "spearman", measure.targets)
+
+
+def test_a_small_benchmark_fails_the_floor_only_where_its_loss_is_real() -> None:
+    large, small = quiz(answers(0.7, 20_000), "large"), quiz(answers(0.5, 60, seed=2), "small")
+    lost = small.items.copy()
+    right = np.flatnonzero(lost)
+    lost[right[:4]] = 0  # of about 15 above chance: three quarters are kept, but 4 of 60 is within luck
+    both = [large, small]
+    found = Gate().decide(both, both, [large, quiz(lost, "small")], 0)
+    entry = found.per_measure[1]
+    assert entry.retention is not None
+    assert entry.retention < 0.8
+    assert (entry.test, entry.floor_by) == ("mcnemar", "test")
+    # all of 4 changes for the worse: 1/16 less half of it, and twice that by Holm
+    assert (entry.p, entry.p_holm) == (pytest.approx(1 / 32), pytest.approx(1 / 16))
+    assert found.accepted
+    lost[right[:12]] = 0
+    worse = Gate().decide(both, both, [large, quiz(lost, "small")], 0)
+    assert (worse.accepted, worse.severity) == (False, "severe")
+    assert "the loss is real: McNemar p 0.00024), no measure may be under 80 %" in worse.reason
+
+
+def test_a_large_benchmark_is_held_to_the_floor_by_its_bound() -> None:
+    found = decide(Gate(), quiz(answers(0.7, 20_000)), quiz(answers(0.7, 20_000)))
+    assert found.per_measure[0].floor_by == "bound"
+
+
+def test_verdicts_of_earlier_versions_are_read() -> None:
+    record = decide(Gate(), text(windows()), text(windows())).to_dict()
+    for key in ("retention_high", "cumulative_high"):
+        del record[key]
+    for key in ("items", "weight", "test", "p", "p_holm", "floor_by"):
+        del record["per_measure"][0][key]
+    assert Verdict.from_dict(record).accepted
