@@ -9,8 +9,8 @@ OUT ?= runs/quickstart
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis codec-table \
-  wheel clean
+.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis \
+  stages codec-table wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ grokfast: $(READY) ## Measure what gradient filters do (two hours), and write do
 
 analysis: $(READY) ## Analyse a small network layer by layer and stage by stage, and write docs/analysis.md
 	$(BIN)/python scripts/analysis_page.py --data $(DATA)
+
+stages: $(READY) ## Compare pruning, low rank and quantisers at equal bytes (an hour), and write docs/stages.md
+	test -d runs/clip_blip/fit_clip_emoji/network || $(BIN)/python scripts/clip_blip.py --data $(DATA) --only clip_emoji
+	$(BIN)/python scripts/stages_page.py --data $(DATA)
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
 	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from fulgurite._version import __version__
-from fulgurite.codecs import CODECS, Codec, decode, nmse
+from fulgurite.codecs import CODECS, Codec, EcqCodec, UniformCodec, decode, nmse
 
 _SAMPLE = 1 << 15  # weights: SeedLM tries 65535 seeds for each block
 
@@ -74,6 +74,32 @@ SETTINGS: dict[str, list[tuple[str, str, dict[str, Any], int | None]]] = {
             for pattern in ("1:4", "2:4", "3:4")
         ],
         ("sparse, 16 bits", "50 % zeros", {"sparsity": 0.5}, None),
+    ],
+    "low_rank": [
+        *[("low rank, 16 bits", f"{b} bits", {"bits_per_weight": b}, None) for b in (1, 2, 4)],
+        *[
+            (
+                "low rank, ecq of 4 bits",
+                f"{b} bits",
+                {"bits_per_weight": b, "inner": EcqCodec(rate=4, states=8)},
+                None,
+            )
+            for b in (1, 2, 3)
+        ],
+    ],
+    "low_rank_plus": [
+        (
+            "ecq and rank 8",
+            f"{b:g} bits and the correction",
+            {
+                "rank": 8,
+                "iterations": 1,
+                "inner": EcqCodec(rate=b, states=8),
+                "factors": UniformCodec(bits=8),
+            },
+            None,
+        )
+        for b in (1.0, 2.0, 3.0)
     ],
     "seedlm": [
         ("seedlm", "blocks of 12, 4 latents", {"block_size": 12, "latent_size": 4}, _SAMPLE),
@@ -150,6 +176,15 @@ ABOUT = {
     "sparse": (
         "The smallest weights become zero; a coded mask tells the others, which have 4 or 16 bits "
         "([Han et al. 2016](https://arxiv.org/abs/1510.00149)). Here without a hessian, as pure coding."
+    ),
+    "low_rank": (
+        "A product of two thin matrices ([Wang et al. 2025](https://arxiv.org/abs/2403.07378)), its rank what fits "
+        "into the bits. Here without a hessian, as pure coding: random matrices have no low rank, trained "
+        "ones little."
+    ),
+    "low_rank_plus": (
+        "A code, and a matrix of low rank that corrects what it got wrong most "
+        "([Zhang et al. 2024](https://arxiv.org/abs/2402.02446)). Here without a hessian, as pure coding."
     ),
     "seedlm": (
         "Blocks of weights as a seed of a shift register and a few latents; no codebook is stored "
