@@ -53,6 +53,7 @@ class AllocationRun:
         metrics: What an error in each costs.
         complete: Adds all other entries of the network, as they will be stored; called on rank 0.
         network: Gives the network that the weights are of; called where slopes are measured.
+        offsets: What to add to a decoded weight before it stands in that network, by name; none for some.
         encode: Encodes the weights by the codecs given, on all ranks; a weight whose file is there is kept.
     """
 
@@ -68,6 +69,7 @@ class AllocationRun:
         metrics: Metrics,
         complete: Callable[[Mapping[str, Encoded]], Mapping[str, Encoded]],
         network: Callable[[], nn.Module],
+        offsets: Mapping[str, Tensor],
         encode: Callable[[Mapping[str, Codec]], None],
     ) -> None:
         if stage.allocate is None:
@@ -76,6 +78,7 @@ class AllocationRun:
         self._settings, self._refines = stage.allocate, stage.refine.steps > 0
         self._weights, self._ladders, self._metrics = weights, ladders, metrics
         self._complete, self._network, self._encode = complete, network, encode
+        self._offsets = offsets
         self._barrier = run.trainer.strategy.barrier
 
     def execute(self) -> Decision:
@@ -157,7 +160,12 @@ class AllocationRun:
         run = self._run
         rows = run.module.refinement_windows(run.datamodule, self._settings.probe_windows).to(run.device)
         parts = rows.tensor_split(min(_BATCHES, len(rows)))
-        return Probe(self._network(), [run.module.as_batch(part) for part in parts], run.module.divergence)
+        return Probe(
+            self._network(),
+            [run.module.as_batch(part) for part in parts],
+            run.module.divergence,
+            offsets=self._offsets,
+        )
 
     def _fitting(self) -> Fitting:
         curves = read_curves(self._ladders, self._weights, self._settings, self._curves)

@@ -30,6 +30,9 @@ class Cascade(Callback):
         report: Write ``report.md`` and ``report.html`` at the end; a sweep may do without.
         time_budget_minutes: Begin no further try after that long.
         cache_dir: Folder for the reference's scores, kept under the hash of its weights and the text.
+        base: An artefact that the network was fine-tuned from: what is stored is the difference, as a delta over it.
+        base_source: The network that the base was made of, a folder or hub id: differences are then of the fine-tuning
+            alone. By default they are from what the base decodes to, and make up for its errors too.
         threads: Threads for the arithmetic; by default one per core. The bytes of an artefact depend on it,
             as sums are taken in another order, so every rank takes the same number.
 
@@ -48,6 +51,8 @@ class Cascade(Callback):
         report: bool = True,
         time_budget_minutes: float | None = None,
         cache_dir: str = ".cache/fulgurite",
+        base: str | None = None,
+        base_source: str | None = None,
         threads: int | None = None,
     ) -> None:
         if retries < 0:
@@ -71,6 +76,10 @@ class Cascade(Callback):
         self.report = report
         self.time_budget_minutes = time_budget_minutes
         self.cache_dir = cache_dir
+        if base_source is not None and base is None:
+            raise ValueError(f"cascade.base_source goes with cascade.base, got {base_source!r} alone")
+        self.base = base
+        self.base_source = base_source
         self.threads = threads
         self.recipe: dict[str, Any] | None = None  # what the command line resolved to
         self.command = ""
@@ -100,5 +109,7 @@ class Cascade(Callback):
                 "retries": self.retries,
                 "on_reject": self.on_reject,
                 "limit_windows": self.limit_windows,
+                "base": self.base,
+                "base_source": self.base_source,
             }
         }

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from callbacks.allocation_run import AllocationRun
 from callbacks.console import Console
+from callbacks.delta_base import open_base
 from callbacks.examples import examples
 from callbacks.interrupt import StopOnSignal
 from callbacks.judging import Made, judge
@@ -88,6 +89,8 @@ class CascadeRun:
     def _execute(self) -> None:
         self.reference = self.subject = Subject.of(self._module, self.device)
         check_finite(self.parameters)
+        if self.cascade.base is not None:
+            self.reference = self.subject = self._over_base(self.cascade.base)
         kind = type(self.network).__name__
         for name, stage in self.cascade.stages.items():
             if isinstance(stage, StructuralStage):
@@ -96,8 +99,9 @@ class CascadeRun:
             stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
         self._check_data()
         fingerprint = fingerprint_of(self.parameters)
+        below = self.subject.base
         recipe = self.cascade.recipe or self.cascade.settings()
-        resumed = self._claim(recipe, fingerprint)
+        resumed = self._claim(recipe, fingerprint + (below.reference.checksum if below else ""))
         self.record = RunRecord(self, recipe, resumed=resumed)
         self.console.header(self)
         reference = self._reference(fingerprint)
@@ -113,6 +117,16 @@ class CascadeRun:
                 break
             level = accepted or level
         self._finish(level)
+
+    def _over_base(self, folder: str) -> Subject:
+        """The network with only what it has over its base to be coded."""
+        for name, stage in self.cascade.stages.items():
+            if isinstance(stage, StructuralStage | RepairStage):
+                raise ValueError(
+                    f"cascade.base: over a base, stages code weights; {name} is a {type(stage).__name__}"
+                )
+        base = open_base(folder, self.cascade.base_source, self.network, self.parameters)
+        return self.subject.over(base)
 
     @property
     def module(self) -> Compressible:
@@ -265,6 +279,7 @@ class CascadeRun:
                 metrics=metrics,
                 complete=lambda encoded: level.complete(self.subject, encoded),
                 network=lambda: level.network(self.subject, stage.source, self.device),
+                offsets=self.subject.offsets(stage.source),
                 encode=encode,
             ).execute()
         if self.rank == 0:
@@ -411,6 +426,7 @@ class CascadeRun:
             model_class=network_class_name(self.network),
             aliases=self.subject.aliases,
             files=self.module.artifact_files(),
+            base=None if self.subject.base is None else self.subject.base.reference,
         )
 
     # the end

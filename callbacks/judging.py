@@ -77,7 +77,7 @@ def judge(
         may_grow = getattr(stage, "may_grow", False)
         verdict = demand_better_scores(verdict, manifest.num_bytes, None if may_grow else before)
     seconds["evaluate"] = time.monotonic() - clock
-    layers = report_layers(run.parameters, {name: encoded[name] for name in made.plan}, made.metrics)
+    layers = report_layers(run.subject.coded, {name: encoded[name] for name in made.plan}, made.metrics)
     diagnosis = diagnose(verdict, {layer.weight: layer.nmse for layer in layers})
     run.folder.save_try(
         name,
@@ -126,6 +126,7 @@ def _refine(
             windows,
             settings,
             folder,
+            base={} if run.subject.base is None else run.subject.base.weights,
             progress=advance,
             check=run.stop.check,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from callbacks.subject import Subject
 from fulgurite.artifact.loading import load
 from fulgurite.artifact.reader import RAW, Artifact
-from fulgurite.codecs import Codec, Encoded, Float16Codec
+from fulgurite.codecs import Codec, Encoded, Float16Codec, SparseCodec
 from fulgurite.evaluation.measure import Measure
 
 Source = Literal["reference", "previous"]
@@ -38,7 +38,7 @@ class Level:
     def weights(self, subject: Subject, source: Source) -> dict[str, Tensor]:
         """The weights that a stage codes: the subject's own, or as this level has them."""
         if source == "reference" or self.folder is None:
-            return dict(subject.parameters)
+            return dict(subject.coded)
         artifact = Artifact(self.folder)
         return {name: artifact.decode(name) for name in subject.parameters}
 
@@ -59,7 +59,11 @@ class Level:
             artifact = Artifact(self.folder)
             return {name: artifact.encoded(name) for name in artifact}
         codec = Float16Codec()
-        entries = {name: codec.encode(weight) for name, weight in subject.parameters.items()}
+        entries = {name: codec.encode(weight) for name, weight in subject.coded.items()}
+        if subject.base is not None:  # what fine-tuning left as it was takes some bytes, not 16 bits a weight
+            for name, weight in subject.coded.items():
+                if not weight.any():
+                    entries[name] = SparseCodec(sparsity=0.99).encode(weight)
         state = subject.network.state_dict()
         for name in _raw_names(subject):
             value = state[name].cpu()

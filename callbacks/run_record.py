@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -184,7 +185,9 @@ class RunRecord:
 
     def _artifact(self, folder: Path) -> dict[str, Any]:
         manifest = read_manifest(folder)
-        return {
+        base = self._run.subject.base
+        below = {} if base is None else {"base": {**asdict(base.reference), "num_bytes": base.num_bytes}}
+        return below | {
             "path": str(self._run.folder.artifact),
             "num_bytes": manifest.num_bytes,
             "tokenizer_bytes": manifest.tokenizer_bytes,

@@ -2,6 +2,7 @@
 
     import fulgurite
     network = fulgurite.load("runs/books6m/artifact")
+    network = fulgurite.merge("runs/base/artifact", ["runs/code/artifact", "runs/prose/artifact"], [0.5, 0.5])  # deltas
     vectors = fulgurite.load("runs/minilm_280x/artifact").encode(["a text", "another"])  # of a text encoder, [n, d]
 
 After the import, transformers' own ``from_pretrained`` reads artefacts too. Importing is cheap: torch,
@@ -18,6 +19,7 @@ from fulgurite._version import __version__
 
 if TYPE_CHECKING:
     from fulgurite.artifact.errors import ArtifactError
+    from fulgurite.artifact.merging import merge
     from fulgurite.artifact.reader import Artifact
     from fulgurite.artifact.writer import write_artifact
     from fulgurite.loading import load
@@ -26,6 +28,7 @@ _LAZY = {
     "Artifact": "fulgurite.artifact.reader",
     "ArtifactError": "fulgurite.artifact.errors",
     "load": "fulgurite.loading",
+    "merge": "fulgurite.artifact.merging",
     "write_artifact": "fulgurite.artifact.writer",
 }
 
@@ -38,4 +41,4 @@ def __getattr__(name: str) -> Any:
 
 register_when_imported()
 
-__all__ = ["Artifact", "ArtifactError", "__version__", "load", "write_artifact"]
+__all__ = ["Artifact", "ArtifactError", "__version__", "load", "merge", "write_artifact"]

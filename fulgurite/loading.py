@@ -35,6 +35,7 @@ def load(
     packed: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    base: Path | str | None = None,
 ) -> Any:
     """Load an artefact as the network it was made from; all of it or an error.
 
@@ -48,6 +49,7 @@ def load(
             the artefact plus its largest weight.
         dtype: Of the decoded weights; the network's own by default.
         device: Where to put it; the CPU by default.
+        base: Of a delta, the artefact that it is to be added to; by default where the delta says.
 
     Returns:
         The network, in evaluation mode.
@@ -55,7 +57,7 @@ def load(
     Raises:
         ArtifactError: If anything is missing, altered, or not what the network needs.
     """
-    network = load_network(folder, packed=packed, dtype=dtype, device=device)
+    network = load_network(folder, packed=packed, dtype=dtype, device=device, base=base)
     if (Path(folder) / "modules.json").exists():  # what a text encoder's artefact has beside the network
         tokenizer = load_encoder_tokenizer(str(folder))
         network.encode = _encoder(network, tokenizer, read_pooling(str(folder), network, tokenizer))

@@ -43,6 +43,7 @@ class Refinement(LightningModule):
         reassign_every: Steps between two new choices of codes; 0 leaves the codes as they are.
         reassign_below: Bits per weight above which codes stay: many small steps leave nothing to win.
         latent_learning_rate: Step of the values behind the codes, relative as ``learning_rate`` is.
+        base: What decoded weights are added to, by name; of deltas.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class Refinement(LightningModule):
         reassign_every: int = 0,
         reassign_below: float = 2.5,
         latent_learning_rate: float = 1e-3,
+        base: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         expanded = {name: CODECS[entry.codec].expanded(entry) for name, entry in encoded.items()}
-        self._frozen = _Frozen(network, objective, dict(encoded), expanded)
+        self._frozen = _Frozen(network, objective, dict(encoded), expanded, dict(base or {}))
         self.learning_rate = learning_rate
         self.steps = steps
         self.temperature = temperature
@@ -84,10 +86,11 @@ class Refinement(LightningModule):
 
     def decoded(self) -> dict[str, Tensor]:
         """All weights as the current parts make them, with gradients."""
-        return {
+        weights = {
             name: decode(entry.with_tensors(**self._trained(name, entry), **self.latents.parts(name)))
             for name, entry in self._frozen.expanded.items()
         }
+        return weights | {name: below + weights[name] for name, below in self._frozen.base.items()}
 
     def result(self) -> dict[str, Encoded]:
         """The encoded weights with the trained parts, rounded to the width that they are stored in."""
@@ -144,6 +147,7 @@ class _Frozen:
     objective: Objective
     encoded: dict[str, Encoded]
     expanded: dict[str, Encoded]
+    base: dict[str, Tensor]
 
 
 class StepBatches(IterableDataset[dict[str, Tensor]]):

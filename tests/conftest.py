@@ -11,6 +11,7 @@ import pathlib
 import random
 import string
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,29 +105,33 @@ def trained_network(small_data: dict[str, Any], tmp_path_factory: pytest.TempPat
     return folder / "run" / "network"
 
 
-@pytest.fixture
-def compress(
-    trained_network: Path, small_data: dict[str, Any], tmp_path: Path
-) -> Callable[..., tuple[int, Path]]:
-    """Run ``fulgurite compress`` in this process; returns its exit status and the run's folder."""
+@pytest.fixture(scope="session")
+def compress_in(trained_network: Path, small_data: dict[str, Any]) -> Callable[..., tuple[int, Path]]:
+    """Run ``fulgurite compress`` in this process and a folder; returns its exit status and the run's folder."""
     from fulgurite.cli.main import main
 
-    def run(cascade: dict[str, Any], *arguments: str, name: str = "run") -> tuple[int, Path]:
+    def run(place: Path, cascade: dict[str, Any], *arguments: str, name: str = "run") -> tuple[int, Path]:
         model = {
             "class_path": "lightning_modules.LanguageModel",
             "init_args": {"source": str(trained_network)},
         }
-        recipe = tmp_path / "recipe.yaml"
+        recipe = place / "recipe.yaml"
         # one thread: the matrices are tiny; no report: its plots take longer than the run
         settings = {"threads": 1, "limit_windows": 100, "report": False, **cascade}
         settings["cache_dir"] = small_data["init_args"]["cache_dir"]
         content = {"model": model, "data": small_data, "cascade": settings, "trainer": {"accelerator": "cpu"}}
         recipe.write_text(yaml.safe_dump(content, sort_keys=False))  # the order of stages counts
-        folder = tmp_path / name
+        folder = place / name
         status = main(["compress", "--config", str(recipe), "--output_dir", str(folder), *arguments])
         return status, folder
 
     return run
+
+
+@pytest.fixture
+def compress(compress_in: Callable[..., tuple[int, Path]], tmp_path: Path) -> Callable[..., tuple[int, Path]]:
+    """The same in the test's own folder."""
+    return partial(compress_in, tmp_path)
 
 
 ENCODER_WORDS = [

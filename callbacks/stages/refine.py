@@ -86,6 +86,7 @@ def refine(
     settings: Refine,
     folder: Path,
     *,
+    base: Mapping[str, Tensor] | None = None,
     progress: Callable[[int, float], None] | None = None,
     check: Callable[[], None] | None = None,
 ) -> RefineResult:
@@ -100,6 +101,7 @@ def refine(
         windows: ``[n, length]`` tokens to train on; the last batch of them is held out to judge by.
         settings: As the recipe gives them.
         folder: For checkpoints; emptied of them by the caller when the try is done.
+        base: What decoded weights are added to, by name; of deltas.
         progress: Called with the step and its loss.
         check: Called after each step; what it raises ends the fit, with a checkpoint at that step.
 
@@ -120,6 +122,7 @@ def refine(
         reassign_every=settings.reassign_every,
         reassign_below=settings.reassign_below,
         latent_learning_rate=settings.latent_learning_rate,
+        base=base,
     )
     judge = objective.as_batch(windows[-held_out:].to(device))
     with torch.no_grad():
@@ -149,12 +152,9 @@ def refine(
     )
     network.train(was_training)
     refined = module.result()
+    stored = Refinement(network, objective, refined, steps=1, temperature=settings.temperature, base=base)
     with torch.no_grad():
-        loss_last = float(
-            Refinement(network, objective, refined, steps=1, temperature=settings.temperature).divergence(
-                judge
-            )
-        )
+        loss_last = float(stored.divergence(judge))
     kept = loss_last < loss_first  # also false for NaN
     chosen = {name: entry.to("cpu") for name, entry in refined.items()} if kept else encoded
     return RefineResult(chosen, settings.steps, loss_first, loss_last, kept)

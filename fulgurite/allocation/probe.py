@@ -24,6 +24,7 @@ class Probe:
         network: In eval mode; its weights are as before after every call.
         batches: Keyword arguments of the network, on its device.
         divergence: ``(outputs, reference outputs, batch)`` to how far they are apart, nats per position.
+        offsets: What to add to what replaces a weight, by name; of deltas, what they are over.
         kept_bytes: Reference outputs to keep at most.
 
     Raises:
@@ -36,6 +37,7 @@ class Probe:
         batches: Sequence[Mapping[str, Tensor]],
         divergence: Divergence,
         *,
+        offsets: Mapping[str, Tensor] | None = None,
         kept_bytes: int = _KEPT,
     ) -> None:
         if not batches:
@@ -44,6 +46,7 @@ class Probe:
         self._parameters = dict(network.named_parameters(remove_duplicate=False))
         self._batches = batches
         self._divergence = divergence
+        self._offsets = offsets or {}
         self._room = kept_bytes
         self._references: dict[int, Any] = {}
 
@@ -56,6 +59,8 @@ class Probe:
         """
         parameter = self._parameters[name]
         exact = parameter.detach().clone()
+        if name in self._offsets:
+            replacement = replacement + self._offsets[name]
         found = []
         for index, batch in enumerate(self._batches):
             reference = self._reference(index, batch)

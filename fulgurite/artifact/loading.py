@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from fulgurite._hooks import network_class
+from fulgurite.artifact.base import over
 from fulgurite.artifact.errors import ArtifactError
 from fulgurite.artifact.files import read_json
-from fulgurite.artifact.manifest import read_manifest
+from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.open_clip_loading import load_open_clip
 from fulgurite.artifact.open_clip_network import PREFIX
 
@@ -21,6 +22,7 @@ def load(
     packed: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    base: Path | str | None = None,
 ) -> Any:
     """Load an artefact as the network it was made from; all of it or an error.
 
@@ -30,6 +32,7 @@ def load(
             the artefact plus its largest weight.
         dtype: Of the decoded weights; the network's own by default.
         device: Where to put it; the CPU by default.
+        base: Of a delta, the artefact that it is to be added to; by default where the delta says.
 
     Returns:
         The network of transformers or open_clip, in evaluation mode.
@@ -38,12 +41,19 @@ def load(
         ArtifactError: If anything is missing, altered, or not what the network needs.
     """
     manifest = read_manifest(folder)
+    if base is not None and manifest.base is None:
+        raise ArtifactError(f"{folder}: no delta, so it has no base; got base={str(base)!r}")
+    with over(base):
+        network = _load(Path(folder), manifest, packed=packed, dtype=dtype)
+    return network if device is None else network.to(device)
+
+
+def _load(folder: Path, manifest: Manifest, *, packed: bool, dtype: torch.dtype | None) -> Any:
     if manifest.model_class.startswith(PREFIX):
-        made = load_open_clip(folder, packed=packed, dtype=dtype)
-        return made if device is None else made.to(device)
+        return load_open_clip(folder, packed=packed, dtype=dtype)
     import transformers
 
-    config = read_json(Path(folder) / "config.json")
+    config = read_json(folder / "config.json")
     cls = network_class(manifest.model_class)
     if cls is None or not hasattr(cls, "from_pretrained"):
         raise ArtifactError(
@@ -61,4 +71,4 @@ def load(
             raise ArtifactError(
                 f"{folder}: loading left {kind.replace('_', ' ')}: {sorted(map(str, found))[:3]}"
             )
-    return network if device is None else network.to(device)
+    return network

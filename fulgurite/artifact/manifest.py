@@ -27,6 +27,8 @@ from fulgurite.artifact.files import (
 )
 
 FORMAT = "fulgurite-artifact/1"
+DELTA_FORMAT = "fulgurite-delta/1"
+"""Of an artefact with a base: a reader that knows no deltas must not take them for weights."""
 CHECKSUM_DIGITS = 16
 """Hexadecimal digits kept of each SHA-256: 64 bits tell accidents apart and keep the manifest small."""
 
@@ -116,6 +118,14 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class BaseReference:
+    """The artefact that a delta's weights are to be added to: its path as it was given, and its manifest's checksum."""
+
+    path: str
+    checksum: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a folder says it holds, and where each byte of it lies."""
 
@@ -128,6 +138,12 @@ class Manifest:
     shared: Mapping[str, str]
     files: Mapping[str, str]
     stored: Mapping[str, StoredTensor]
+    base: BaseReference | None = None
+
+    @property
+    def format(self) -> str:
+        """What the manifest says it is."""
+        return FORMAT if self.base is None else DELTA_FORMAT
 
     @property
     def num_weights(self) -> int:
@@ -235,8 +251,10 @@ def read_manifest(folder: Path | str) -> Manifest:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected an artefact with {MANIFEST_FILE}")
     raw = read_json(path)
-    if raw.get("format") != FORMAT:
-        raise ArtifactError(f"{path}: expected format {FORMAT!r}, got {raw.get('format')!r}")
+    if raw.get("format") not in (FORMAT, DELTA_FORMAT):
+        raise ArtifactError(
+            f"{path}: expected format {FORMAT!r} or {DELTA_FORMAT!r}, got {raw.get('format')!r}"
+        )
     stored = read_header(folder / WEIGHTS_FILE)
     try:
         manifest = Manifest(
@@ -249,6 +267,7 @@ def read_manifest(folder: Path | str) -> Manifest:
             shared=_strings(raw["shared"]),
             files=_strings(raw["files"]),
             stored=stored,
+            base=None if raw["format"] == FORMAT else _base(raw["base"]),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ArtifactError(f"{path}: malformed manifest: {type(error).__name__}: {error}") from error
@@ -292,6 +311,10 @@ def _check_size(path: Path, name: str, expected: int, tensor: StoredTensor | Non
         raise ArtifactError(
             f"{path}: weight {name!r} needs {expected} bytes, {WEIGHTS_FILE} has {found} for it"
         )
+
+
+def _base(entry: Any) -> BaseReference:
+    return BaseReference(str(entry["path"]), str(entry["checksum"]))
 
 
 def _layout(entry: Any) -> Layout:

@@ -25,7 +25,7 @@ from fulgurite.artifact.open_clip_network import (
     make_network,
 )
 from fulgurite.artifact.packed import pack_module_
-from fulgurite.artifact.reader import Artifact, decode_checked
+from fulgurite.artifact.reader import Artifact
 
 
 @torch.no_grad()
@@ -50,6 +50,8 @@ def load_open_clip(
         ) from error
     artifact = Artifact(folder)
     manifest = artifact.manifest
+    if packed and artifact.base is not None:
+        raise ArtifactError(f"{folder}: a delta is added to its base's weights: packed must be false")
     path = Path(folder) / CONFIG_FILE
     try:
         model_cfg = check_model_cfg(
@@ -64,15 +66,14 @@ def load_open_clip(
     fill_buffers(network, model_cfg)
     parameters = dict(network.named_parameters())
     for name in manifest.weights:
-        encoded = artifact.encoded(name)
         owner, _, attribute = name.rpartition(".")
         module = network.get_submodule(owner)
-        own = getattr(torch, encoded.dtype)
+        own = getattr(torch, (artifact.base or artifact).manifest.layout(name).dtype)
         wanted = own if dtype is None or not own.is_floating_point else dtype
         if packed and name in parameters and not manifest.layout(name).native:
-            pack_module_(module, attribute, encoded, wanted)
+            pack_module_(module, attribute, artifact.encoded(name), wanted)
             continue
-        value = decode_checked(encoded, name, manifest).to(wanted).contiguous()
+        value = artifact.whole(name).to(wanted).contiguous()
         if name in parameters:
             module._parameters[attribute] = nn.Parameter(value, requires_grad=value.is_floating_point())
         else:

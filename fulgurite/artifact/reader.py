@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fulgurite.artifact.base import find_base, over
 from fulgurite.artifact.errors import ArtifactError
-from fulgurite.artifact.files import WEIGHTS_FILE
+from fulgurite.artifact.files import MANIFEST_FILE, WEIGHTS_FILE
 from fulgurite.artifact.manifest import Layout, Manifest, read_manifest
 from fulgurite.codecs import DTYPES, Encoded, decode
 
@@ -35,14 +36,14 @@ RAW = "raw"
 
 
 class Artifact:
-    """An artefact folder, opened for reading.
+    """An artefact folder, opened for reading; with it its base, if it is a delta.
 
     Args:
         folder: The artefact.
         verify: Compare all checksums first; costs one pass over the file.
 
     Raises:
-        ArtifactError: If the folder is no artefact, or an altered one.
+        ArtifactError: If the folder is no artefact, or an altered one, or its base is not found.
 
     Example:
         ``Artifact("runs/books6m/artifact").decode("model.norm.weight")``
@@ -53,6 +54,12 @@ class Artifact:
         if verify:
             self.manifest.verify()
         self._shared: dict[str, Tensor] = {}
+        self.base: Artifact | None = None
+        if self.manifest.base is not None:
+            found = find_base(self.manifest)
+            with over(None):  # which may be a delta itself
+                self.base = Artifact(found, verify=verify)
+            _check_base(self.manifest, self.base.manifest)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.manifest.weights)
@@ -87,8 +94,35 @@ class Artifact:
         return Encoded(layout.codec, layout.shape, layout.dtype, parts, layout.meta)
 
     def decode(self, name: str) -> Tensor:
-        """The weight, in its original shape and dtype."""
-        return decode_checked(self.encoded(name), name, self.manifest)
+        """The weight as it is stored here, in its original shape and dtype: of a delta, what is to be added."""
+        return self.decode_packed(name, self.encoded(name))
+
+    def decode_packed(self, name: str, encoded: Encoded) -> Tensor:
+        """Decode what ``unpack`` or ``encoded`` gives of an untrusted file.
+
+        Raises:
+            ArtifactError: If the parts do not fit the shape, whatever the codec says of it.
+        """
+        layout = self.manifest.layout(name)
+        try:
+            # of a delta, the shape is that of a base whose bytes stand for it
+            _check_bounds(layout, bounded=self.base is not None)
+            if encoded.codec == RAW:
+                return next(iter(encoded.tensors.values())).reshape(encoded.shape)
+            return decode(encoded)
+        except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, MemoryError) as error:
+            path = self.manifest.folder / WEIGHTS_FILE
+            raise ArtifactError(
+                f"{path}: weight {name!r} ({encoded.codec}) cannot be decoded: {error}"
+            ) from error
+
+    def whole(self, name: str) -> Tensor:
+        """The network's weight: of a delta, with the base's added, in the base's dtype."""
+        value = self.decode(name)
+        if self.base is None or self.manifest.layout(name).codec == RAW:
+            return value
+        below = self.base.whole(name)
+        return (below.float() + value.float()).to(below.dtype)
 
     def _read(self, name: str) -> Tensor:
         stored = self.manifest.stored[name]
@@ -108,32 +142,26 @@ class Artifact:
         return self._shared[name]
 
 
-def decode_checked(encoded: Encoded, name: str, manifest: Manifest) -> Tensor:
-    """Decode a weight from an untrusted file.
-
-    Raises:
-        ArtifactError: If the parts do not fit the shape, whatever the codec says of it.
-    """
-    layout = manifest.layout(name)
-    try:
-        _check_bounds(layout)
-        if encoded.codec == RAW:
-            return next(iter(encoded.tensors.values())).reshape(encoded.shape)
-        return decode(encoded)
-    except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, MemoryError) as error:
-        path = manifest.folder / WEIGHTS_FILE
-        raise ArtifactError(
-            f"{path}: weight {name!r} ({encoded.codec}) cannot be decoded: {error}"
-        ) from error
-
-
 _MOST_WEIGHTS_PER_BYTE = 1 << 16
 
 
-def _check_bounds(layout: Layout) -> None:
+def _check_base(delta: Manifest, base: Manifest) -> None:
+    """A delta and its base are of one kind of network, weight by weight."""
+    where = f"{delta.folder / MANIFEST_FILE}: over {base.folder}"
+    if delta.model_class != base.model_class:
+        raise ArtifactError(f"{where}: a delta of a {delta.model_class}, the base is a {base.model_class}")
+    if unlike := sorted(set(delta.weights) ^ set(base.weights)):
+        raise ArtifactError(f"{where}: {unlike[0]!r} and {len(unlike) - 1} more are in one of the two only")
+    for name in delta.weights:
+        found, expected = delta.layout(name).shape, base.layout(name).shape
+        if found != expected:
+            raise ArtifactError(f"{where}: {name!r} has shape {list(found)}, the base's is {list(expected)}")
+
+
+def _check_bounds(layout: Layout, *, bounded: bool) -> None:
     """Refuse a shape that its bytes could never stand for, before anything of that size is allocated."""
     stored = sum(part.num_bytes for part in layout.parts)
-    if math.prod(layout.shape) > _MOST_WEIGHTS_PER_BYTE * max(stored, 1):
+    if not bounded and math.prod(layout.shape) > _MOST_WEIGHTS_PER_BYTE * max(stored, 1):
         raise ValueError(f"shape {list(layout.shape)} is too large for {stored} bytes")
     if layout.codec != RAW and math.prod(layout.shape) == 0:
         raise ValueError(f"shape {list(layout.shape)} has no element")

@@ -9,6 +9,7 @@ does not know this format therefore stops at the shape instead of starting from 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from fulgurite.artifact.errors import ArtifactError
 from fulgurite.artifact.files import MANIFEST_FILE
 from fulgurite.artifact.packed import pack_module_
-from fulgurite.artifact.reader import Artifact, decode_checked
+from fulgurite.artifact.reader import Artifact
 
 METHOD = "fulgurite"
+Places = Mapping[str, Sequence[tuple[nn.Module, str]]]
+"""Each parameter name with the modules and attributes that hold it."""
 
 
 class FulguriteConfig(QuantizationConfigMixin):
@@ -65,8 +68,12 @@ class FulguriteQuantizer(HfQuantizer):
         manifest = self._artifact.manifest
         state = model.state_dict(keep_vars=True)
         _check_names(manifest, state)
+        if self._artifact.base is not None and getattr(model.config, "packed", False):
+            raise ArtifactError(
+                f"{manifest.folder}: a delta is added to its base's weights: packed must be false"
+            )
         self._packed_names = {name for name in manifest.weights if not manifest.layout(name).native}
-        self._dtypes = {name: state[name].dtype for name in self._packed_names}
+        self._dtypes = {name: state[name].dtype for name in manifest.weights}
         ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or set()
         # a list in some versions of transformers, a set in others
         model._keys_to_ignore_on_load_unexpected = type(ignored)([*ignored, r"^fulgurite\.shared\."])
@@ -79,6 +86,21 @@ class FulguriteQuantizer(HfQuantizer):
             raise ArtifactError("transformers did not call the quantizer before loading the weights")
         packed = bool(getattr(model.config, "packed", False))
         places = _places(model)
+        if artifact.base is None:
+            self._decode(artifact, places, packed=packed)
+        else:
+            self._add_to_base(artifact, places)
+        if hasattr(model.config, "packed"):
+            del model.config.packed
+        if not packed:  # now an ordinary network: it trains, saves and moves as one
+            self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+            for module in model.modules():
+                if hasattr(module, "config") and hasattr(module.config, "_is_quantized"):
+                    module.config._is_quantized = False
+        return model
+
+    def _decode(self, artifact: Artifact, places: Places, *, packed: bool) -> None:
+        """Put each weight where its bytes are now."""
         for name in sorted(self._packed_names):
             module, attribute = places[name][0]
             # an older transformers casts the bytes to the network's dtype: each of 0..255 survives that
@@ -88,26 +110,21 @@ class FulguriteQuantizer(HfQuantizer):
             if packed:
                 for module, attribute in places[name]:
                     pack_module_(module, attribute, encoded, dtype)
-                continue
-            # contiguous: save_pretrained cannot write a transposed view
-            weight = decode_checked(encoded, name, artifact.manifest).to(dtype).contiguous()
-            parameter = nn.Parameter(weight, requires_grad=weight.is_floating_point())
-            for module, attribute in places[name]:
-                module._parameters[attribute] = parameter
+            else:
+                _place(places[name], artifact.decode_packed(name, encoded).to(dtype))
         for name in artifact.manifest.weights.keys() & places.keys() - self._packed_names:
             # tying a head to packed bytes has cut or padded the head's bias to as many
             module, attribute = places[name][0]
             parameter = module.get_parameter(attribute)
             if tuple(parameter.shape) != artifact.manifest.layout(name).shape:
                 parameter.data = artifact.decode(name).to(parameter.device, parameter.dtype)
-        if hasattr(model.config, "packed"):
-            del model.config.packed
-        if not packed:  # now an ordinary network: it trains, saves and moves as one
-            self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
-            for module in model.modules():
-                if hasattr(module, "config") and hasattr(module.config, "_is_quantized"):
-                    module.config._is_quantized = False
-        return model
+
+    def _add_to_base(self, artifact: Artifact, places: Places) -> None:
+        """Put the sum where a delta's bytes or values are now."""
+        for name in artifact.manifest.weights.keys() & places.keys():
+            module, attribute = places[name][0]
+            device = module.get_parameter(attribute).device
+            _place(places[name], artifact.whole(name).to(device, self._dtypes[name]))
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """A packed network is copied as its folder, not saved again."""
@@ -153,6 +170,14 @@ def _check_names(manifest: Any, state: dict[str, Any]) -> None:
             raise ArtifactError(
                 f"{where}: weight {name!r} has shape {list(found)}, the network's is {list(expected)}"
             )
+
+
+def _place(places: Sequence[tuple[nn.Module, str]], weight: torch.Tensor) -> None:
+    """Make a decoded weight the parameter of all modules that share it."""
+    # contiguous: save_pretrained cannot write a transposed view
+    parameter = nn.Parameter(weight.contiguous(), requires_grad=weight.is_floating_point())
+    for module, attribute in places:
+        module._parameters[attribute] = parameter
 
 
 def _places(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from fulgurite._version import __version__
 from fulgurite.artifact.files import MANIFEST_FILE, WEIGHTS_FILE, write_folder
-from fulgurite.artifact.manifest import FORMAT, Layout, Manifest, Part, checksum, read_manifest
+from fulgurite.artifact.manifest import (
+    DELTA_FORMAT,
+    FORMAT,
+    BaseReference,
+    Layout,
+    Manifest,
+    Part,
+    checksum,
+    read_manifest,
+)
 from fulgurite.codecs import Encoded
 
 _SAFETENSORS_NAMES = {
@@ -41,6 +50,7 @@ def write_artifact(
     model_class: str,
     aliases: Mapping[str, str] | None = None,
     files: Mapping[str, bytes] | None = None,
+    base: BaseReference | None = None,
 ) -> Manifest:
     """Write a folder that ``fulgurite.load`` and transformers read; all of it or nothing.
 
@@ -53,6 +63,7 @@ def write_artifact(
         model_class: Name of the network's class.
         aliases: Tied names and the name each is stored under.
         files: Further files by name: configuration, tokenizer.
+        base: The artefact that the weights are to be added to; what is ``raw`` stands in the place of the base's.
 
     Returns:
         The manifest, read back from disk.
@@ -78,8 +89,8 @@ def write_artifact(
             nothing = torch.empty(0, dtype=torch.uint8)
             stored[name] = torch.cat([nothing, *(_as_bytes(part) for part in own)])
         entries[name] = [index, checksum(_as_bytes(stored[name]).numpy().tobytes(), layout)]
-    manifest = {
-        "format": FORMAT,
+    manifest: dict[str, object] = {
+        "format": FORMAT if base is None else DELTA_FORMAT,
         "created_by": f"fulgurite {__version__}",
         "model_class": model_class,
         "aliases": dict(aliases or {}),
@@ -90,6 +101,8 @@ def write_artifact(
         },
         "files": {name: checksum(data) for name, data in sorted((files or {}).items())},
     }
+    if base is not None:
+        manifest["base"] = {"path": base.path, "checksum": base.checksum}
 
     def fill(fresh: Path) -> None:
         save_file(stored, fresh / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -62,7 +62,7 @@ def facts_of(manifest: Manifest, *, weights: bool = False) -> dict[str, Any]:
         entry["weights"] += row["weights"]  # type: ignore[operator]
         entry["num_bytes"] += row["num_bytes"]  # type: ignore[operator]
     facts: dict[str, Any] = {
-        "format": "fulgurite-artifact/1",
+        "format": manifest.format,
         "created_by": manifest.created_by,
         "model_class": manifest.model_class,
         "num_weights": manifest.num_weights,
@@ -74,6 +74,8 @@ def facts_of(manifest: Manifest, *, weights: bool = False) -> dict[str, Any]:
         "codecs": dict(codecs),
         "shared_bytes": shared,
     }
+    if manifest.base is not None:
+        facts["base"] = {"path": manifest.base.path, "checksum": manifest.base.checksum}
     if weights:
         facts["weights"] = rows
     return facts
@@ -88,6 +90,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"   {facts['ratio']:.2f}x smaller than fp32",
         f"{'codec':<12}{'tensors':>8}{'weights':>14}{'bits/weight':>13}{'bytes':>14}{'of all':>9}",
     ]
+    if base := facts.get("base"):
+        lines.insert(1, f"a delta: to be added to {base['path']} with checksum {base['checksum']}")
     for codec, entry in facts["codecs"].items():
         lines.append(
             f"{codec:<12}{entry['tensors']:>8}{entry['weights']:>14,}"

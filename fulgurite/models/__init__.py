@@ -1,6 +1,7 @@
 """The one place that builds networks and names their weights."""
 
 from fulgurite.models.adapter import ImageSettings, ImageTextAdapter
+from fulgurite.models.alike import load_like
 from fulgurite.models.caption_tokenizer import train_caption_tokenizer
 from fulgurite.models.causal_lm import (
     build_causal_lm,
@@ -36,6 +37,7 @@ __all__ = [
     "load_causal_lm",
     "load_encoder_tokenizer",
     "load_image_text",
+    "load_like",
     "load_text_encoder",
     "load_tokenizer",
     "preprocess_of_settings",

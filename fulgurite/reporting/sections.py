@@ -63,11 +63,16 @@ def summary(record: Record) -> str:
     stage = result_stage(record)
     assert stage is not None  # check_record: an artefact's level is a stage
     kept = format_retained(stage["retention"], stage["retention_low"])
+    base = artifact.get("base")
+    over = ""
+    if base is not None:
+        size = format_bytes(base["num_bytes"])
+        over = f" It is a delta over {base['path']}, whose {size} come once for all such."
     return (
         f"{reference} of fp32 weights became {format_bytes(artifact['num_bytes'])}, "
         f"{artifact['ratio']:.1f} times smaller at {artifact['bits_per_weight']:.2f} bits per weight, "
         f"and keeps {kept} of the quality above chance. "
-        f"Level {record['level']}, {passed} of {len(stages)} stages accepted.{unfinished}"
+        f"Level {record['level']}, {passed} of {len(stages)} stages accepted.{over}{unfinished}"
     )
 
 
