@@ -1,0 +1,168 @@
+"""``fulgurite evaluate --benchmarks``: a network's answers to benchmarks, as a table and item by item."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fulgurite.cli.main import UsageError
+from fulgurite.evaluation.harness import BenchmarkDataError, LanguageSuite, SuiteResult, TaskScore
+from fulgurite.evaluation.statistics import informative, retention_interval
+from fulgurite.reporting.units import format_score
+
+
+@dataclass(frozen=True)
+class _Printed:
+    """One line of the table, each cell as it is printed."""
+
+    benchmark: str
+    items: str
+    metric: str
+    score: str
+    chance: str
+    reference: str = ""
+    retained: str = ""
+
+
+_HEAD = _Printed("benchmark", "items", "metric", "score", "chance", "reference", "retained")
+
+
+def evaluate_benchmarks(
+    network: str,
+    benchmarks: Sequence[str],
+    *,
+    reference: str | None = None,
+    bench_data: str | None = None,
+    text: Sequence[str] = (),
+    limit: int | None = None,
+    batch_size: int = 16,
+    allow_code_execution: bool = False,
+    output_dir: str | None = None,
+    packed: bool = False,
+    json_output: bool = False,
+) -> None:
+    """Print what a network scores, and write it where asked; see ``fulgurite.cli.evaluate.evaluate``."""
+    try:
+        suite = LanguageSuite.load(
+            benchmarks, data_dir=bench_data, text=text, limit=limit, allow_code_execution=allow_code_execution
+        )
+    except BenchmarkDataError:
+        raise
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"benchmarks need the extra 'benchmarks' ({error.name} is missing): pip install 'fulgurite[benchmarks]'"
+        ) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    result = _result(suite, network, batch_size, packed)
+    other = None if reference is None else _result(suite, reference, batch_size, False)
+    if output_dir is not None:
+        result.save(output_dir)
+    facts = _facts(network, result, reference, other)
+    print(json.dumps(facts, indent=1) if json_output else "\n".join(_lines(facts, result, other)))
+
+
+def _result(suite: LanguageSuite, source: str, batch_size: int, packed: bool) -> SuiteResult:
+    from fulgurite.artifact.manifest import read_manifest
+    from fulgurite.cli.evaluate import is_artifact, load_any
+    from fulgurite.models import load_tokenizer
+
+    if is_artifact(source):
+        read_manifest(source).verify()
+    network, tokenizer = load_any(source, packed), load_tokenizer(source)
+    shown = sys.stderr if sys.stderr.isatty() else None  # the suite keeps the harness's own bars off
+
+    def progress(what: str, done: int, count: int) -> None:
+        if shown is not None:
+            end = "\r" if done < count else "\n"
+            print(f"  {what:<8} {done:,} of {count:,}", end=end, file=shown, flush=True)
+
+    return suite.evaluate(network, tokenizer, batch_size=batch_size, progress=progress)
+
+
+def _facts(
+    network: str, result: SuiteResult, reference: str | None, other: SuiteResult | None
+) -> dict[str, Any]:
+    """What is printed as JSON."""
+    scores: dict[str, Any] = {}
+    for score in result.scores:
+        scores[score.name] = {
+            "metric": score.metric,
+            "items": score.measure.items.size,
+            "value": _finite(score.measure.value),
+            "standard_error": _finite(score.standard_error),
+            "chance": score.measure.chance,
+            "others": {name: _finite(value) for name, value in score.others.items()},
+        }
+    facts: dict[str, Any] = {"network": network, "seconds": result.seconds, "scores": scores}
+    if other is not None:
+        facts["reference"] = reference
+        for ours, theirs in zip(result.scores, other.scores, strict=True):
+            scores[ours.name] |= {"reference": _finite(theirs.measure.value)} | _retained(theirs, ours)
+    return facts
+
+
+def _retained(reference: TaskScore, score: TaskScore) -> dict[str, Any]:
+    """What is left of the reference's advantage over chance, where it surely has one."""
+    if not informative(reference.measure):
+        return {"informative": False}
+    interval = retention_interval(reference.measure, score.measure)
+    return {
+        "informative": True,
+        "retention": _finite(interval.point),
+        "low": _finite(interval.low),
+        "high": _finite(interval.high),
+    }
+
+
+def _lines(facts: dict[str, Any], result: SuiteResult, other: SuiteResult | None) -> list[str]:
+    """The table."""
+    count = sum(score.measure.items.size for score in result.scores)
+    rows = [_HEAD]
+    for score in result.scores:
+        unit, found = score.measure.unit, facts["scores"][score.name]
+        reference = retained = ""
+        if other is not None:
+            reference = format_score(found["reference"], unit)
+            retained = "reference at chance"
+            if found["informative"]:
+                retained = (
+                    f"{100 * found['retention']:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+                )
+        rows.append(
+            _Printed(
+                score.name,
+                f"{score.measure.items.size:,}",
+                score.metric,
+                format_score(found["value"], unit) + _error(score),
+                format_score(score.measure.chance, unit),
+                reference,
+                retained,
+            )
+        )
+    widths = [max(len(cell) for cell in column) for column in zip(*map(_cells, rows), strict=True)]
+    table = [
+        "  ".join(cell.ljust(width) for cell, width in zip(_cells(row), widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    if other is None:
+        table[0] = table[0].split("reference")[0].rstrip()
+    minutes, seconds = divmod(round(result.seconds), 60)
+    return [f"{facts['network']}   {count:,} items in {minutes}:{seconds:02d}", *table]
+
+
+def _cells(row: _Printed) -> tuple[str, ...]:
+    return (row.benchmark, row.items, row.metric, row.score, row.chance, row.reference, row.retained)
+
+
+def _error(score: TaskScore) -> str:
+    scale = 100 if score.measure.unit == "%" else 1
+    return "" if math.isnan(score.standard_error) else f" ± {scale * score.standard_error:.2g}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
