@@ -28,11 +28,12 @@ class Cascade(Callback):
         limit_windows: Held-out windows to judge by at most, evenly spaced; all by default.
         prompts: Texts to be continued in the report; the start of held-out text by default.
         report: Write ``report.md`` and ``report.html`` at the end; a sweep may do without.
-        time_budget_minutes: Begin no further try after that long.
+        time_budget_minutes: Begin no try that would not end within that time, by what the last one took.
         cache_dir: Folder for the reference's scores, kept under the hash of its weights and the text.
         base: An artefact that the network was fine-tuned from: what is stored is the difference, as a delta over it.
         base_source: The network that the base was made of, a folder or hub id: differences are then of the fine-tuning
             alone. By default they are from what the base decodes to, and make up for its errors too.
+        allow_uninformative: Run where the reference is at chance on every measure, so that nothing can be accepted.
         threads: Threads for the arithmetic; by default one per core. The bytes of an artefact depend on it,
             as sums are taken in another order, so every rank takes the same number.
 
@@ -54,6 +55,7 @@ class Cascade(Callback):
         base: str | None = None,
         base_source: str | None = None,
         threads: int | None = None,
+        allow_uninformative: bool = False,
     ) -> None:
         if retries < 0:
             raise ValueError(f"cascade.retries must be at least 0, got {retries}")
@@ -81,6 +83,7 @@ class Cascade(Callback):
         self.base = base
         self.base_source = base_source
         self.threads = threads
+        self.allow_uninformative = allow_uninformative
         self.recipe: dict[str, Any] | None = None  # what the command line resolved to
         self.command = ""
         self.name = ""

@@ -24,6 +24,7 @@ from callbacks.allocation_run import AllocationRun
 from callbacks.console import Console
 from callbacks.delta_base import open_base
 from callbacks.examples import examples
+from callbacks.gate_run import foresee, looked_at, require_information
 from callbacks.interrupt import StopOnSignal
 from callbacks.judging import Made, judge
 from callbacks.level import Level
@@ -38,6 +39,7 @@ from callbacks.stages.stage import Stage
 from callbacks.stages.structure import StructuralStage
 from callbacks.structure_run import NETWORK_NAME, build_network
 from callbacks.subject import Subject, check_finite, fingerprint_of
+from callbacks.time_budget import TimeBudget
 from fulgurite._hooks import network_class_name
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.writer import write_artifact
@@ -47,7 +49,7 @@ from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.storage import StorageError
 from fulgurite.evaluation.verdict import Verdict
-from lightning_modules.compressible import Compressible, introduce
+from lightning_modules.compressible import Compressible, EvaluatesItems, introduce
 
 if TYPE_CHECKING:
     from callbacks.cascade import Cascade
@@ -72,7 +74,7 @@ class CascadeRun:
         self.folder = RunFolder(trainer.strategy.broadcast(str(trainer.default_root_dir)))
         self.console = Console(enabled=self.rank == 0)
         self.stop = StopOnSignal()
-        self.started = time.monotonic()
+        self.budget = TimeBudget(cascade.time_budget_minutes)
 
     def execute(self) -> None:
         """Run to the end, or to where the user stops it."""
@@ -105,8 +107,14 @@ class CascadeRun:
         self.record = RunRecord(self, recipe, resumed=resumed)
         self.console.header(self)
         reference = self._reference(fingerprint)
-        self.record.reference(reference)
-        self.console.reference(reference, self.data, self.cascade.gate)
+        self.plan = self.cascade.gate.plan(reference.measures)
+        foreseen = foresee(self.cascade.gate, self.cascade.stages, self.plan)
+        self.record.reference(reference, self.plan, foreseen)
+        self.console.reference(reference, self.data, self.plan, foreseen)
+        require_information(self.plan, allowed=self.cascade.allow_uninformative)
+        _, why = looked_at(self, reference.measures)
+        if why:
+            self.record.note(f"gate.looks: every try is judged by all items at once: {why}")
         level = Level("reference", None, list(reference.measures))
         for index, (name, stage) in enumerate(self.cascade.stages.items()):
             if self._out_of_time(name):
@@ -187,17 +195,20 @@ class CascadeRun:
         self.trainer.strategy.barrier("reference")
         return Evaluation.load(path)
 
-    def evaluate(self, network: Any, title: str) -> Evaluation:
-        """Measure a network on the held-out data, under a bar of this title."""
-        with self.console.evaluating(title, int(self.data["windows"])) as progress:
+    def evaluate(self, network: Any, title: str, items: Sequence[int] | None = None) -> Evaluation:
+        """Measure a network on the held-out data, or on some of its items, under a bar of this title."""
+        count = int(self.data["windows"]) if items is None else len(items)
+        with self.console.evaluating(title, count) as progress:
 
             def advance(done: int) -> None:
                 progress(done)
                 self.stop.check()
 
-            return self.module.evaluate_network(
-                network, self.datamodule, limit=self.cascade.limit_windows, progress=advance
-            )
+            limit = self.cascade.limit_windows
+            if items is None:
+                return self.module.evaluate_network(network, self.datamodule, limit=limit, progress=advance)
+            assert isinstance(self.module, EvaluatesItems)
+            return self.module.evaluate_items(network, self.datamodule, items, limit=limit, progress=advance)
 
     # one stage
 
@@ -217,6 +228,7 @@ class CascadeRun:
             else:
                 self.console.kept(name, outcome)
             self.record.tried(name, outcome)
+            self.budget.took(outcome)
             verdict = Verdict.from_dict(outcome["gate"])
             self.console.verdict(verdict, outcome["diagnosis"])
             folder = self.folder.try_folder(name, number)
@@ -234,11 +246,15 @@ class CascadeRun:
                 self.record.accepted(name, outcome)
                 self.trainer.strategy.barrier("published")
                 return accepted
-            if number == most or self._out_of_time(name):
+            if number == most:
                 break
             advice = recommend(stage, verdict, outcome["layers"])
             if advice is None:
                 self.record.note(f"{name}: nothing left to change")
+                break
+            if self._out_of_time(
+                f"a further try of {name}", advice[0].refine.steps / max(1, stage.refine.steps)
+            ):
                 break
             stage, changes = advice
             self.console.retry(changes)
@@ -448,12 +464,12 @@ class CascadeRun:
         """Bytes of the reference in fp32, tied weights once: what every ratio is against."""
         return 4 * sum(weight.numel() for weight in self.reference.parameters.values())
 
-    def _out_of_time(self, stage: str) -> bool:
-        budget = self.cascade.time_budget_minutes
-        spent = self.trainer.strategy.broadcast(time.monotonic() - self.started) / 60
-        if budget is None or spent < budget:
+    def _out_of_time(self, what: str, longer_refinement: float = 1.0) -> bool:
+        refusal = self.trainer.strategy.broadcast(self.budget.refusal(max(1.0, longer_refinement)))
+        if refusal is None:
             return False
-        self.record.note(f"the time budget of {budget:g} minutes was spent before {stage} could go on")
+        self.record.note(f"{refusal}: {what} is not begun")
+        self.console.note(f"{refusal}: {what} is not begun")
         return True
 
     def manifest(self) -> Manifest | None:

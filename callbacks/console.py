@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from callbacks.stages.allocating import Decision
 from fulgurite.codecs import Encoded
 from fulgurite.evaluation.evaluation import Evaluation
-from fulgurite.evaluation.gate import Gate
+from fulgurite.evaluation.planning import POWER, Plan
 from fulgurite.evaluation.statistics import minimum_detectable_drop
 from fulgurite.evaluation.verdict import Verdict
 from fulgurite.reporting.table import render_table
@@ -51,8 +52,21 @@ class Console:
         output = escape(str(run.folder.path))
         self._line(f"[bold]{escape(name)}[/]  {kind}  {count:,} weights  {size} fp32   output {output}")
 
-    def reference(self, evaluation: Evaluation, data: Mapping[str, Any], gate: Gate) -> None:
-        """The reference's scores, and how small a loss the gate can tell on them."""
+    def reference(
+        self,
+        evaluation: Evaluation,
+        data: Mapping[str, Any],
+        plan: Plan,
+        foreseen: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """The reference's scores, what the gate can tell by them, and how many items it would take to tell more.
+
+        Args:
+            evaluation: Of the reference.
+            data: Facts of the held-out data.
+            plan: What the gate can tell.
+            foreseen: The same for each stage, as ``foresee`` gives it.
+        """
         if not self._enabled:
             return
         scores = "   ".join(
@@ -61,9 +75,8 @@ class Console:
         )
         self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} {self._items}")
         drops, chance = [], []
-        plan_of = {each.name: each.informative for each in gate.plan(evaluation.measures).measures}
-        for measure in evaluation.measures:
-            if plan_of[measure.name]:
+        for measure, planned in zip(evaluation.measures, plan.measures, strict=True):
+            if planned.informative:
                 drops.append(minimum_detectable_drop(measure))
             else:
                 chance.append(measure.name.replace("_", " "))
@@ -76,6 +89,26 @@ class Console:
             notes.append(f"at chance on {', '.join(chance)}, which cannot decide")
         if notes:
             self._line(f"{'':<{_LABEL}} {'; '.join(notes)}")
+        for stage in foreseen:
+            if stage["harmless_rejected"] > 1 - POWER:
+                self._line(f"{'':<{_LABEL}} {self._too_few(stage, plan)}")
+
+    def _too_few(self, stage: Mapping[str, Any], plan: Plan) -> str:
+        """That a stage would be rejected for want of items, and how many it takes."""
+        start = (
+            f"{escape(stage['stage'])} needs {100 * stage['needed']:.4g} %: "
+            f"{100 * stage['harmless_rejected']:.0f} % of stages that lose nothing would be rejected"
+        )
+        if stage["more_items"] is None:
+            return f"{start}, however many {self._items} there are"
+        most = max(measure.items for measure in plan.useful)
+        return (
+            f"{start}; for 5 % it takes {math.ceil(stage['more_items'] * most):,} {self._items}, not {most:,}"
+        )
+
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+        self._line(f"    {'note':<{_LABEL - 4}} {escape(text)}")
 
     def verdict(self, verdict: Verdict, diagnosis: str | None = None) -> None:
         """What the gate said, and why it thinks so."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from callbacks.gate_run import evaluate_and_decide
 from callbacks.level import Level
 from callbacks.stages.allocating import Decision
 from callbacks.stages.encoding import report_layers
@@ -22,7 +23,6 @@ from fulgurite.artifact.loading import load
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.reader import RAW
 from fulgurite.codecs import Codec, Encoded
-from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.recommend import diagnose
 from fulgurite.evaluation.verdict import Verdict
 
@@ -64,12 +64,8 @@ def judge(
     clock = time.monotonic()
     manifest, encoded = _write_within(run, folder / "artifact", name, made, encoded)
     compressed = load(folder / "artifact", device=run.device)  # as a user gets it
-    evaluation = run.evaluate(compressed, name)
+    evaluation, verdict, looks = evaluate_and_decide(run, compressed, name, index, stage, level)
     evaluation.save(folder / "scores.npz")
-    reference = Evaluation.load(run.folder.path / "reference.npz")
-    verdict = run.cascade.gate.decide(
-        reference.measures, level.measures, evaluation.measures, index, needed=stage.min_retention
-    )
     before = run.reference_bytes if level.folder is None else read_manifest(level.folder).num_bytes
     if stage.aim == "bytes":
         verdict = demand_fewer_bytes(verdict, manifest.num_bytes, before)
@@ -95,6 +91,7 @@ def judge(
             "refine": refinement,
             "structure": None if made.structure is None else dict(made.structure),
             "repair": None if made.repair is None else dict(made.repair),
+            "looks": looks,
             "gate": verdict.to_dict(),
             "facts": dict(evaluation.facts),
             "diagnosis": None if verdict.severity == "none" else diagnosis.sentence,

@@ -21,11 +21,11 @@ from fulgurite.artifact.lock import LOCK_NAME, FolderLock
 from fulgurite.artifact.manifest import read_manifest
 from fulgurite.evaluation.evaluation import Evaluation
 
-_IGNORED = ("output_dir", "trainer", "restart", "debug", "config")
+_IGNORED = ("output_dir", "trainer", "restart", "allow_uninformative", "debug", "config")
 """Keys that say where and on what a run goes, not what it makes."""
 
 _IGNORED_BELOW = {
-    "cascade": ("time_budget_minutes", "cache_dir", "report", "prompts"),
+    "cascade": ("time_budget_minutes", "cache_dir", "report", "prompts", "allow_uninformative"),
     "data": ("cache_dir", "num_workers"),
 }
 

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,6 +21,7 @@ from fulgurite._version import __version__
 from fulgurite.artifact.files import sha256_folder
 from fulgurite.artifact.manifest import read_manifest
 from fulgurite.evaluation.evaluation import Evaluation
+from fulgurite.evaluation.planning import Plan
 from fulgurite.reporting.events import EVENTS_NAME, EventLog, read_events
 from fulgurite.reporting.record import RECORD_NAME, read_record, write_record
 
@@ -79,8 +80,9 @@ class RunRecord:
         }
         self._event("resume" if resumed else "start", name=run.folder.path.name)
 
-    def reference(self, evaluation: Evaluation) -> None:
-        """The reference was measured."""
+    def reference(self, evaluation: Evaluation, plan: Plan, foreseen: Sequence[Mapping[str, Any]]) -> None:
+        """The reference was measured, and what the gate can tell by it is known."""
+        planned = {each.name: each for each in plan.measures}
         data = self._run.data
         self._record["data"] = {key: data.get(key) for key in ("description", "windows", "tokens", "bytes")}
         self._record["data"] |= {key: data[key] for key in ("items",) if key in data}
@@ -93,9 +95,13 @@ class RunRecord:
                     "chance": measure.chance,
                     "unit": measure.unit,
                     "higher_is_better": measure.higher_is_better,
+                    "items": measure.items.size,
+                    "informative": planned[measure.name].informative,
+                    "error": planned[measure.name].error,
                 }
                 for measure in evaluation.measures
             },
+            "plan": list(foreseen),
             "perplexity": evaluation.facts.get("perplexity"),
         }
         self._event("reference", scores=self._record["reference"]["scores"])
@@ -126,7 +132,10 @@ class RunRecord:
     def tried(self, name: str, outcome: Mapping[str, Any]) -> None:
         """A try was judged, or was found judged by an earlier start."""
         stage, gate = self._stage, outcome["gate"]
-        stage["tries"].append({key: value for key, value in outcome.items() if key != "facts"})
+        effect = effect_of(stage["tries"][-1], outcome) if stage["tries"] else None
+        stage["tries"].append(
+            {key: value for key, value in outcome.items() if key != "facts"} | {"effect": effect}
+        )
         for key in ("num_bytes", "ratio", "bits_per_weight"):
             stage[key] = outcome[key]
         stage["retention"], stage["retention_low"] = gate["cumulative"], gate["cumulative_low"]
@@ -212,6 +221,15 @@ class RunRecord:
             for logger in self._run.trainer.loggers:
                 logger.log_metrics(dict(metrics), step=step)
                 logger.save()
+
+
+def effect_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What the changes of a further try did: bytes and retention gained."""
+    gains: dict[str, Any] = {"num_bytes": after["num_bytes"] - before["num_bytes"]}
+    for key in ("retention", "cumulative"):
+        one, other = before["gate"][key], after["gate"][key]
+        gains[key] = None if one is None or other is None else other - one
+    return gains
 
 
 def metrics_of(outcome: Mapping[str, Any]) -> dict[str, float]:

@@ -112,6 +112,33 @@ class Compressible(Objective, Protocol):
 
 
 @runtime_checkable
+class EvaluatesItems(Protocol):
+    """A module that can measure a network on some of its items: a gate then need not wait for all of them."""
+
+    def item_count(self, datamodule: LightningDataModule, limit: int | None = None) -> int | None:
+        """Items of every measure of ``evaluate_network``; ``None`` where measures are of different items."""
+
+    def evaluate_items(
+        self,
+        network: nn.Module,
+        datamodule: LightningDataModule,
+        items: Sequence[int],
+        *,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        """``evaluate_network`` on these items, in their order.
+
+        Args:
+            network: This module's, or a compressed one.
+            datamodule: With the held-out data.
+            items: Places within what ``evaluate_network`` measures, from 0.
+            limit: Of ``evaluate_network``.
+            progress: Called with the items done so far.
+        """
+
+
+@runtime_checkable
 class ShowsPictures(Protocol):
     """A module whose network reads pictures: a cascade asks it for some that a reader can look at."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ from fulgurite.distillation import Outputs, observe
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.generation import generate
 from fulgurite.evaluation.language import evaluate_language
+from fulgurite.evaluation.scoring import evenly_spaced
 from fulgurite.models import save_causal_lm
 from lightning_modules.span_judge import SpanJudge
 
@@ -61,6 +63,37 @@ class LanguageCompression:
             unigram=datamodule.unigram() if datamodule.has_split("train") else None,
             batch_size=datamodule.batch_size,
             limit=limit,
+            progress=None if progress is None else lambda done, _: progress(done),
+        )
+        facts = {"perplexity": result.perplexity, "tokens_per_second": result.tokens / result.seconds}
+        return Evaluation(result.measures, facts)
+
+    def item_count(self, datamodule: Any, limit: int | None = None) -> int | None:
+        """The validation windows; of spans the measures are of different items."""
+        if self.measure_by == "spans":
+            return None
+        count = len(datamodule.evaluation_windows("validation"))
+        return count if limit is None else min(limit, count)
+
+    def evaluate_items(
+        self,
+        network: nn.Module,
+        datamodule: Any,
+        items: Sequence[int],
+        *,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        """Measure a network on some of the validation windows."""
+        windows = datamodule.evaluation_windows("validation")
+        kept = evenly_spaced(len(windows), limit)
+        chosen = [kept[place] for place in items]
+        part = replace(windows, input_ids=windows.input_ids[chosen], num_bytes=windows.num_bytes[chosen])
+        result = evaluate_language(
+            network,
+            part,
+            unigram=datamodule.unigram() if datamodule.has_split("train") else None,
+            batch_size=datamodule.batch_size,
             progress=None if progress is None else lambda done, _: progress(done),
         )
         facts = {"perplexity": result.perplexity, "tokens_per_second": result.tokens / result.seconds}

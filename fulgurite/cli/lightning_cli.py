@@ -111,6 +111,11 @@ class FulguriteCLI(LightningCLI):
             parser.add_argument(
                 "--restart", action="store_true", help="Throw away what an earlier run left in --output_dir."
             )
+            parser.add_argument(
+                "--allow-uninformative",
+                action="store_true",
+                help="Run where the reference is at chance on every measure, so that nothing can be accepted.",
+            )
             parser.add_lightning_class_args(Cascade, "cascade")
 
     def before_instantiate_classes(self) -> None:
@@ -148,6 +153,7 @@ class FulguriteCLI(LightningCLI):
             cascade.command = " ".join(["fulgurite", *map(shlex.quote, self.arguments)])
             cascade.name = self.name
             cascade.restart = bool(self.config[subcommand].get("restart"))
+            cascade.allow_uninformative |= bool(self.config[subcommand].get("allow_uninformative"))
         elif self.trainer.is_global_zero:
             write_file(self.output_dir / "config.yaml", yaml.safe_dump(recipe, sort_keys=False).encode())
         super()._run_subcommand(subcommand)

@@ -22,7 +22,7 @@ def quiz(name: str, share: float) -> Measure:
 def shown(*measures: Measure) -> list[str]:
     out = io.StringIO()
     console = Console(console=RichConsole(file=out, highlight=False, soft_wrap=True))
-    console.reference(Evaluation(measures), {"windows": ITEMS}, Gate())
+    console.reference(Evaluation(measures), {"windows": ITEMS}, Gate().plan(measures))
     return out.getvalue().splitlines()
 
 
