@@ -167,7 +167,7 @@ class Gate:
         total = weighted_mean([share.total for share in shares], list(weights))
         retention, retention_low, retention_high = bounds_of(stage, self.confidence)
         cumulative, cumulative_low, cumulative_high = bounds_of(total, self.confidence)
-        under_floor = [m for m in per_measure if m.informative and self._under_floor(m)]
+        under_floor = [m for m in per_measure if m.informative and self._under_floor(m, plan)]
         accepted = retention_low >= needed and cumulative_low >= self.cumulative and not under_floor
         severe = (
             1 - retention > 2 * (1 - needed)
@@ -225,10 +225,10 @@ class Gate:
         hopeless = any(high is not None and high < least for high, least in bounds)
         return found if hopeless or found.diverged else None
 
-    def _under_floor(self, measure: MeasureVerdict) -> bool:
+    def _under_floor(self, measure: MeasureVerdict, plan: Plan) -> bool:
         if measure.floor_by == "bound":
             return _under(measure.low, self.floor)
-        real = measure.p_holm is not None and measure.p_holm <= 1 - self.confidence
+        real = measure.p_holm is not None and measure.p_holm <= plan.floor_level
         return real and _under(measure.retention, self.floor)
 
 

@@ -119,13 +119,20 @@ class Plan:
         return high
 
     @property
+    def floor_level(self) -> float:
+        """Share of harmless stages that may fail the floor of any measure: half of what may be rejected in all.
+
+        The other half is left to the means.
+        """
+        return (1 - self.confidence) / 2
+
+    @property
     def floor_error(self) -> float:
         """Largest standard error at which a measure is held to the floor by its lower bound.
 
-        A harmless stage then passes all of them with the gate's confidence.
+        A harmless stage then fails one of them in no more than ``floor_level`` of runs.
         """
-        count = max(1, len(self.useful))
-        each = 1 - (1 - self.confidence) / count
+        each = 1 - self.floor_level / max(1, len(self.useful))
         return (1 - self.floor) / (_NORMAL.inv_cdf(self.confidence) + _NORMAL.inv_cdf(each))
 
     def _quantiles(self) -> float:

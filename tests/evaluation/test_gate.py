@@ -282,7 +282,7 @@ def test_a_small_benchmark_fails_the_floor_only_where_its_loss_is_real() -> None
     assert entry.retention is not None
     assert entry.retention < 0.8
     assert (entry.test, entry.floor_by) == ("mcnemar", "test")
-    # all of 4 changes for the worse: 1/16 less half of it, and twice that by Holm
+    # all of 4 changes for the worse: 1/16 less half of it, and twice that by Holm; 2.5 % would be real
     assert (entry.p, entry.p_holm) == (pytest.approx(1 / 32), pytest.approx(1 / 16))
     assert found.accepted
     lost[right[:12]] = 0
