@@ -16,6 +16,7 @@ from fulgurite.calibration import count_positions, sampled_loss
 from fulgurite.distillation import Outputs, observe
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.generation import generate
+from fulgurite.evaluation.harness import BenchmarkSettings, LanguageSuite
 from fulgurite.evaluation.language import evaluate_language
 from fulgurite.evaluation.scoring import evenly_spaced
 from fulgurite.models import save_causal_lm
@@ -38,7 +39,9 @@ class LanguageCompression:
     network: Any
     measure_by: Literal["windows", "spans"] = "windows"
     last_word_questions: int = 0
+    benchmarks: BenchmarkSettings | None = None
     _judge: SpanJudge | None = None
+    _suite: LanguageSuite | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -53,7 +56,29 @@ class LanguageCompression:
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """Measure a network on the validation windows, or on spans of their text."""
+        """Measure a network on the validation windows, or on spans of their text, and by benchmarks if there are any."""
+        found = self._evaluate_text(network, datamodule, limit, progress)
+        if self.benchmarks is None:
+            return found
+        suite, size = self.benchmark_suite(), self.benchmarks.batch_size
+        more = suite.evaluate(network, self._own_tokenizer(), batch_size=size).evaluation
+        return replace(found, measures=[*found.measures, *more.measures], facts={**found.facts, **more.facts})
+
+    def benchmark_suite(self) -> LanguageSuite:
+        """The benchmarks with their items, read once.
+
+        Raises:
+            ValueError: If the module has none, or they cannot be read.
+        """
+        if self.benchmarks is None:
+            raise ValueError("the module has no benchmarks: expected the setting benchmarks")
+        if self._suite is None:
+            self._suite = self.benchmarks.load()
+        return self._suite
+
+    def _evaluate_text(
+        self, network: nn.Module, datamodule: Any, limit: int | None, progress: Callable[[int], None] | None
+    ) -> Evaluation:
         if self.measure_by == "spans":
             judge = self._span_judge(datamodule, limit)
             return judge.evaluate(network, self._own_tokenizer(), datamodule.batch_size, progress)
@@ -69,8 +94,8 @@ class LanguageCompression:
         return Evaluation(result.measures, facts)
 
     def item_count(self, datamodule: Any, limit: int | None = None) -> int | None:
-        """The validation windows; of spans the measures are of different items."""
-        if self.measure_by == "spans":
+        """The validation windows; of spans, and with benchmarks, the measures are of different items."""
+        if self.measure_by == "spans" or self.benchmarks is not None:
             return None
         count = len(datamodule.evaluation_windows("validation"))
         return count if limit is None else min(limit, count)
@@ -107,11 +132,18 @@ class LanguageCompression:
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
-            raise ValueError("measure_by spans needs the network's tokenizer; there is none")
+            raise ValueError("measure_by spans and benchmarks need the network's tokenizer; there is none")
         return self.tokenizer
 
     def data_facts(self, datamodule: Any, limit: int | None = None) -> dict[str, Any]:
-        """The validation windows, or spans, in numbers."""
+        """The validation windows, or spans, in numbers; and the benchmarks' items."""
+        facts = self._text_facts(datamodule, limit)
+        if self.benchmarks is not None:
+            suite = self.benchmark_suite()
+            facts |= {"benchmarks": suite.counts, "sha256": f"{facts['sha256']}-{suite.digest}"}
+        return facts
+
+    def _text_facts(self, datamodule: Any, limit: int | None) -> dict[str, Any]:
         windows = datamodule.evaluation_windows("validation")
         count = min(len(windows), limit or len(windows))
         largest, known = int(windows.input_ids.max()), self.network.get_input_embeddings().num_embeddings

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
+from fulgurite.evaluation.harness import BenchmarkSettings
 from fulgurite.models import build_causal_lm, load_causal_lm, load_tokenizer, save_causal_lm
 from lightning_modules.language_compression import LanguageCompression
 from lightning_modules.optimisation import adamw_cosine
@@ -51,6 +52,7 @@ class LanguageModel(LanguageCompression, LightningModule):
         measure_by: A cascade judges by ``windows`` of tokens, or by ``spans`` of text, which networks with other
             tokens can be compared on.
         last_word_questions: Sentences, in addition to spans, whose last word is told from three others.
+        benchmarks: Benchmarks that a cascade judges by as well; none by default.
 
     Raises:
         ValueError: If not exactly one of ``source`` and ``config`` is given, or a number is out of range.
@@ -77,6 +79,7 @@ class LanguageModel(LanguageCompression, LightningModule):
         predict_new_tokens: int = 48,
         measure_by: Literal["windows", "spans"] = "windows",
         last_word_questions: int = 0,
+        benchmarks: BenchmarkSettings | None = None,
     ) -> None:
         super().__init__()
         if (source is None) == (config is None):
@@ -93,7 +96,7 @@ class LanguageModel(LanguageCompression, LightningModule):
         ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {share}")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["benchmarks"])  # of the cascade: a checkpoint has no use for them
         self.source = source
         self.config = None if config is None else dict(config)
         self.learning_rate = learning_rate
@@ -114,6 +117,7 @@ class LanguageModel(LanguageCompression, LightningModule):
             )
         self.measure_by = measure_by
         self.last_word_questions = last_word_questions
+        self.benchmarks = benchmarks
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -251,8 +255,12 @@ class LanguageModel(LanguageCompression, LightningModule):
     def successor(self, folder: Path, datamodule: Any, limit: int | None = None) -> LanguageModel:
         """A module around what ``save_as`` has saved; see ``Compressible``."""
         made = LanguageModel(
-            source=str(folder), measure_by=self.measure_by, last_word_questions=self.last_word_questions
+            source=str(folder),
+            measure_by=self.measure_by,
+            last_word_questions=self.last_word_questions,
+            benchmarks=self.benchmarks,
         )
+        made._suite = self._suite
         made.configure_model()
         if self.measure_by == "spans":
             made._judge = self._span_judge(datamodule, limit)

@@ -1,0 +1,58 @@
+"""A gate that judges by benchmarks beside the held-out text."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fulgurite.evaluation.harness import BenchmarkSettings
+
+Compress = Callable[..., tuple[int, Path]]
+
+
+def eight_bits() -> dict[str, Any]:
+    codec = {"class_path": "UniformCodec", "init_args": {"bits": 8, "group_size": 16}}
+    return {"codec": codec, "select": "model.layers.*.mlp.*"}
+
+
+def test_benchmarks_are_measures_of_the_gate(compress: Compress, small_text: Path, bench_data: Path) -> None:
+    status, folder = compress(
+        {"stages": {"eight": eight_bits()}},
+        "--model.benchmarks.names=[text, arc_easy]",
+        f"--model.benchmarks.text=[{small_text}]",
+        f"--model.benchmarks.data_dir={bench_data}",
+        "--model.benchmarks.limit=8",
+    )
+    record = json.loads((folder / "record.json").read_text())
+    assert status == 0
+    assert {"bits_per_byte", "next_token", "text", "arc_easy"} == set(record["reference"]["scores"])
+    (stage,) = record["stages"]
+    judged = {each["name"]: each for each in stage["tries"][-1]["gate"]["per_measure"]}
+    assert judged["text"]["informative"]
+    assert judged["text"]["retention"] == pytest.approx(1, abs=0.02)  # eight bits cost little
+    assert not judged["arc_easy"]["informative"]  # eight questions that it knows nothing of
+
+
+def test_a_benchmark_without_data_stops_a_run_before_it_starts(
+    compress: Compress, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, folder = compress(
+        {"stages": {"eight": eight_bits()}},
+        "--model.benchmarks.names=[hellaswag]",
+        f"--model.benchmarks.data_dir={tmp_path}",
+    )
+    assert status == 1
+    assert "benchmark hellaswag: " in capsys.readouterr().err
+    assert not (folder / "record.json").exists()
+
+
+def test_the_suite_is_read_once_and_handed_on(bench_data: Path, small_llama: Path) -> None:
+    from lightning_modules import LanguageModel
+
+    settings = BenchmarkSettings(names=["arc_easy"], data_dir=str(bench_data), limit=3)
+    module = LanguageModel(source=str(small_llama), benchmarks=settings)
+    assert module.benchmark_suite() is module.benchmark_suite()
+    assert "benchmarks" not in module.hparams
+    assert LanguageModel(source=str(small_llama)).benchmarks is None  # none by default
