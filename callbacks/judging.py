@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks.gate_run import evaluate_and_decide
 from callbacks.level import Level
+from callbacks.recommendation import errors_of
 from callbacks.stages.allocating import Decision
 from callbacks.stages.encoding import report_layers
 from callbacks.stages.fitting import without_growth
@@ -74,7 +75,7 @@ def judge(
         verdict = demand_better_scores(verdict, manifest.num_bytes, None if may_grow else before)
     seconds["evaluate"] = time.monotonic() - clock
     layers = report_layers(run.subject.coded, {name: encoded[name] for name in made.plan}, made.metrics)
-    diagnosis = diagnose(verdict, {layer.weight: layer.nmse for layer in layers})
+    diagnosis = diagnose(verdict, errors_of([asdict(layer) for layer in layers]))
     run.folder.save_try(
         name,
         number,

@@ -7,11 +7,11 @@ last accepted artefact -> layer by layer, in the order of their calls:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
+from callbacks.stages.advice import Advice
 from callbacks.stages.refine import Refine
 from callbacks.stages.stage import Aim, Stage, describe
 from fulgurite.calibration import MetricKind
@@ -119,5 +119,5 @@ class RepairStage(Stage):
         }
 
     @override
-    def relaxed(self, severe: bool, protect: Sequence[str] = ()) -> tuple[Stage, list[str]] | None:
+    def relaxed(self, advice: Advice) -> tuple[Stage, list[str]] | None:
         return None

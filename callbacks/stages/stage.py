@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from callbacks.stages.advice import Advice
 from callbacks.stages.allocating import Allocate
 from callbacks.stages.refine import Refine
 from callbacks.stages.selection import select_weights
@@ -131,28 +132,34 @@ class Stage(Callback):
             | {"grokfast": self.refine.grokfast is not None},
         }
 
-    def relaxed(self, severe: bool, protect: Sequence[str] = ()) -> tuple[Stage, list[str]] | None:
+    def relaxed(self, advice: Advice) -> tuple[Stage, list[str]] | None:
         """This stage with what a gate's verdict recommends, and the changes in words.
 
         Where bits are allocated, the limit is raised, and who gets them is left to the allocation.
 
         Args:
-            severe: Take the codec's large step and not its small one.
-            protect: Names of weights to give 8 bits from now on.
+            advice: What to change.
 
         Returns:
             ``None`` where nothing is left to change.
         """
         changes: list[str] = []
         codec, allocate = None, self.allocate
+        protect, focus = advice.protect, advice.focus
         if allocate is not None:
-            allocate, changed = allocate.relaxed(severe)
+            allocate, changed = allocate.relaxed(advice.severe)
             changes.append(changed)
-            protect = ()
-        elif (codec := self.codec.relaxed(severe)) is not None:
+            protect = focus = ()
+        elif advice.everywhere and (codec := self.codec.relaxed(advice.severe)) is not None:
             changes += difference(self.codec, codec)
+        finer: dict[str, Codec] = {}
+        for name in focus:
+            present = self._override_of(name) or codec or self.codec
+            if present != PROTECTED and (better := present.relaxed(True)) is not None:
+                finer[name] = better
+        changes += self._told(finer, advice.focus_name)
         refined = self.refine
-        if severe and self.refine.steps > 0:
+        if advice.longer and self.refine.steps > 0:
             refined = replace(self.refine, steps=2 * self.refine.steps)
             changes.append(f"refine.steps {self.refine.steps} -> {refined.steps}")
         fresh = [name for name in protect if self._codec_of(name) != PROTECTED]
@@ -162,9 +169,19 @@ class Stage(Callback):
             return None
         stage = copy(self)
         stage.codec, stage.allocate = codec or self.codec, allocate
-        stage.overrides = {**dict.fromkeys(fresh, PROTECTED), **self.overrides}
+        named = {**finer, **dict.fromkeys(fresh, PROTECTED)}
+        # before the others: the first match counts
+        stage.overrides = changed | {
+            key: value for key, value in self.overrides.items() if key not in changed
+        }
         stage.refine = refined
         return stage, changes
+
+    @staticmethod
+    def _told(finer: Mapping[str, Codec], group: str) -> list[str]:
+        """What some weights have from now on, in words."""
+        codecs = {", ".join(_settings(codec)): None for codec in finer.values()}
+        return [f"{group} ({len(finer)} weights) at {' or '.join(codecs)}"] if finer else []
 
 
 def describe(codec: Codec) -> dict[str, Any]:
@@ -179,6 +196,14 @@ def _described(allocate: Allocate) -> dict[str, Any]:
     values = {field.name: getattr(allocate, field.name) for field in fields(allocate)}
     given = allocate.candidates
     return values | {"candidates": None if given is None else [describe(codec) for codec in given]}
+
+
+def _settings(codec: Codec) -> list[str]:
+    """The settings of a codec that a retry may change, in the recipe's words."""
+    step = codec.relaxed(False) or codec.relaxed(True)
+    changed = [] if step is None else [said.split(" ")[0] for said in difference(codec, step)]
+    flat = _flat(describe(codec))
+    return [codec.name, *(f"{key} {flat[key]}" for key in changed if key in flat)]
 
 
 def difference(old: Codec, new: Codec) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from typing_extensions import override
 
+from callbacks.stages.advice import Advice
 from callbacks.stages.stage import Stage
 from fulgurite.codecs import Float16Codec
 from lightning_modules.compressible import Compressible
@@ -70,7 +71,7 @@ class StructuralStage(Stage):
         return self.kind
 
     @override
-    def relaxed(self, severe: bool, protect: Sequence[str] = ()) -> tuple[Stage, list[str]] | None:
+    def relaxed(self, advice: Advice) -> tuple[Stage, list[str]] | None:
         return None
 
     def _check_least(self, **numbers: tuple[float, float]) -> None:

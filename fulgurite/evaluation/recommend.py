@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fulgurite.evaluation.verdict import Severity, Verdict
 
-Pattern = Literal["none", "core", "integration", "diverged", "undecided"]
+Pattern = Literal["none", "core", "expert", "integration", "check", "diverged", "undecided"]
 
 STANDS_OUT = 1.25
 """A group is weak where its mean error is this many times that of all weights."""
+
+STANDS_ALONE = 2.0
+"""A group is to blame by itself where its mean error is this many times that of all other weights."""
 
 _MOST = 2  # groups named at most: a retry that favours everything favours nothing
 
@@ -41,8 +44,9 @@ class Diagnosis:
     """What a verdict and the errors of the weights say together.
 
     Args:
-        pattern: ``"core"``: the stage lost too much, on average or on one measure; ``"integration"``: the
-            stage is good enough by itself, but all stages together are not; ``"diverged"``; ``"undecided"``:
+        pattern: ``"core"``: the stage lost too much on average; ``"expert"``: on average it is good enough, but not on
+            each benchmark; ``"integration"``: the stage is good enough by itself, but all stages together are not;
+            ``"check"``: scores are good enough, but a check of behaviour failed; ``"diverged"``; ``"undecided"``:
             no measure can tell; ``"none"``: accepted.
         severity: As in the verdict.
         weakest: Groups with the largest error, at most two, worst first: ``"attention"``, ``"mlp"``,
@@ -57,24 +61,27 @@ class Diagnosis:
     sentence: str
 
 
-def diagnose(verdict: Verdict, errors: Mapping[str, float]) -> Diagnosis:
+def diagnose(verdict: Verdict, errors: Mapping[str, float], failed_checks: Sequence[str] = ()) -> Diagnosis:
     """Read a verdict in the light of each weight's relative error.
 
     Args:
         verdict: The outcome of a gate.
         errors: Relative error by parameter name, such as the normalised squared error weighted by the layer's
             input statistics, ``|X (W - W_hat)|^2 / |X W|^2``: comparable between weights of different size.
+        failed_checks: Names of checks of behaviour that failed beside the gate.
 
     Returns:
         The diagnosis; weights whose error is not finite count as lost and lead.
     """
-    pattern = _pattern(verdict)
+    pattern = _pattern(verdict, failed_checks)
     if pattern in ("none", "undecided"):
         return Diagnosis(pattern, verdict.severity, (), verdict.reason)
     means = group_errors(errors)
     weakest = _weakest(means, errors)
     what = {
         "core": "the stage loses too much",
+        "expert": "the stage holds on average, but loses too much on single benchmarks",
+        "check": f"scores hold, but not the checks: {', '.join(failed_checks)}",
         "integration": "the stage holds by itself, but the stages together lose too much",
         "diverged": "the network diverged",
     }[pattern]
@@ -105,29 +112,81 @@ def group_errors(errors: Mapping[str, float]) -> dict[str, float]:
     First and last layer are groups beside the kinds; they are told apart from three layers on, within each
     tower of a network that has several.
     """
-    groups: dict[str, list[float]] = {}
-    for name, error in errors.items():
-        groups.setdefault(weight_group(name), []).append(error)
+    members = _members(errors)
+    return {
+        group: _mean([errors[name] for name in names])
+        for group, names in members.items()
+        if not group.endswith("tower")
+    }
+
+
+def outstanding(errors: Mapping[str, float]) -> tuple[str, list[str]] | None:
+    """The one group of weights whose error stands out from all others, and its weights.
+
+    Args:
+        errors: Relative error by parameter name.
+
+    Returns:
+        A tower of a network with two, a kind of weights, the first or the last layer; the smallest where several are
+        the same trouble. ``None`` where none stands out, or it is more than half of the weights.
+    """
+    found = []
+    for group, names in _members(errors).items():
+        others = [errors[name] for name in errors if name not in names]
+        inside = _mean([errors[name] for name in names])
+        if len(names) <= len(others) and inside >= STANDS_ALONE * _mean(others) and inside > 0:
+            found.append((inside, -len(names), group, names))
+    return max(found)[2:] if found else None
+
+
+def tower_of(name: str) -> str | None:
+    """Which tower of an image-text network a weight is in, by its name; ``None`` for what is in neither.
+
+    Example:
+        >>> (
+        ...     tower_of("visual.transformer.resblocks.0.attn.in_proj_weight"),
+        ...     tower_of("text_model.embeddings.weight"),
+        ... )
+        ('vision tower', 'text tower')
+    """
+    if re.match(r"(model\.)?(visual|vision)", name):
+        return "vision tower"
+    return (
+        "text tower" if re.match(r"(model\.)?(text|transformer\.|token_embedding|ln_final)", name) else None
+    )
+
+
+def _members(errors: Mapping[str, float]) -> dict[str, list[str]]:
+    """Weights of each group of ``group_errors``, and of towers where there are two."""
+    groups: dict[str, list[str]] = {}
+    for name in errors:
+        groups.setdefault(weight_group(name), []).append(name)
     places = {name: (match[1], int(match[2])) for name in errors if (match := _LAYER.search(name))}
     last: dict[str, int] = {}
     for tower, index in places.values():
         last[tower] = max(index, last.get(tower, 0))
     for name, (tower, index) in places.items():
         if last[tower] >= 2 and index in (0, last[tower]):
-            groups.setdefault("first layer" if index == 0 else "last layer", []).append(errors[name])
-    return {group: _mean(values) for group, values in groups.items()}
+            groups.setdefault("first layer" if index == 0 else "last layer", []).append(name)
+    towers: dict[str, list[str]] = {}
+    for name in errors:
+        if (side := tower_of(name)) is not None:
+            towers.setdefault(side, []).append(name)
+    return groups | (towers if len(towers) == 2 else {})
 
 
-def _pattern(verdict: Verdict) -> Pattern:
+def _pattern(verdict: Verdict, failed_checks: Sequence[str]) -> Pattern:
     if verdict.accepted:
-        return "none"
+        return "check" if failed_checks else "none"
     if verdict.diverged:
         return "diverged"
     if verdict.undecided:
         return "undecided"
     stage_holds = verdict.retention_low is not None and verdict.retention_low >= verdict.needed
     whole_holds = verdict.cumulative_low is not None and verdict.cumulative_low >= verdict.cumulative_needed
-    return "integration" if stage_holds and not whole_holds else "core"
+    if stage_holds:
+        return "expert" if whole_holds else "integration"
+    return "core"
 
 
 def _weakest(means: Mapping[str, float], errors: Mapping[str, float]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from callbacks.stages import Allocate, Refine, Stage
+from callbacks.stages.advice import Advice
 from fulgurite.codecs import Float16Codec, UniformCodec
 
 WEIGHTS = {name: torch.zeros(4, 4) for name in ("embed.weight", "up.weight", "down.weight")}
@@ -26,7 +27,7 @@ def test_without_an_allocation_each_weight_has_its_codec() -> None:
 @pytest.mark.parametrize(("severe", "budget"), [(False, 1100), (True, 1250)])
 def test_a_retry_changes_the_limit_and_neither_codec_nor_overrides(severe: bool, budget: int) -> None:
     stage = Stage(UniformCodec(bits=4), allocate=Allocate(budget=1000), refine=Refine(steps=10))
-    advice = stage.relaxed(severe, ["up.weight"])
+    advice = stage.relaxed(Advice(severe, focus=("down.weight",), protect=("up.weight",), longer=severe))
     assert advice is not None
     after, changes = advice
     assert changes[0] == f"allocate.budget 1,000 -> {budget:,} bytes"
