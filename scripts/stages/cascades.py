@@ -71,9 +71,18 @@ def _recipe(cascade: Cascade, folder: Path, recipes: Path, data: Path) -> dict[s
 
 
 def plain(recipe: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """One codec in the bytes of a cascade's last stage, with as many steps of training, then the same repair."""
+    """One codec in the bytes of a cascade's result, with as many steps of training, then the same repair.
+
+    Raises:
+        ValueError: If the cascade has no result.
+    """
     stages = recipe["cascade"]["stages"]
-    num_bytes = record["stages"][-1]["tries"][-1]["num_bytes"]
+    accepted = [stage for stage in record["stages"] if stage["accepted"]]
+    if not accepted:
+        raise ValueError(
+            f"a cascade must have a result to be compared, all of {', '.join(stages)} are rejected"
+        )
+    num_bytes = accepted[-1]["tries"][-1]["num_bytes"]
     trained = [stage["refine"] for stage in stages.values() if "refine" in stage]
     ecq: dict[str, Any] = {
         "codec": {"class_path": "EcqCodec", "init_args": {"states": 8}},
@@ -102,7 +111,7 @@ def section(folder: Path) -> str:
         "## Three stages in one cascade\n\nPrune to few bits; code what that has left of the weights by `ecq` with a "
         "correction of low rank where it helps; repair in closed form (`configs/recipes/rcc_cascade.yaml`, "
         "`configs/recipes/rcc_clip_emoji.yaml`), each behind its gate. Below it `ecq` alone, from the reference, in "
-        "the bytes of the last stage, with as many steps of training in all and the same repair. Here *retained* is "
+        "the bytes of the result, with as many steps of training in all and the same repair. Here *retained* is "
         "what the gate decides by: the share of the level before, with its lower bound."
     )
     return "\n\n".join([lead, *parts])
@@ -127,7 +136,17 @@ def _told(cascade: Cascade, folder: Path) -> str:
     size = int(read_record(folder / cascade.key / "record.json")["reference"]["num_bytes"])
     lines += [_line(row, attempt, shown, size) for row, attempt in [*ours, *others]]
     told = markdown_rows(header, lines, [False, *[True] * (len(header) - 2), False])
-    return "\n\n".join([f"### {cascade.title}", told, _difference(ours[-1][0], [row for row, _ in others])])
+    result = [row for row, attempt in ours if attempt["gate"]["accepted"]]
+    parts = [f"### {cascade.title}", told]
+    known = [row.factored for row, _ in ours if row.factored is not None]
+    if known:
+        count, of = known[-1]
+        parts.append(
+            f"In the result {count} of {of} weights have factors of low rank; the others are coded by `ecq` alone."
+        )
+    if result and others:
+        parts.append(_difference(result[-1], [row for row, _ in others]))
+    return "\n\n".join(parts)
 
 
 def _line(row: Row, attempt: Mapping[str, Any], shown: list[str], size: int) -> list[str]:

@@ -34,7 +34,7 @@ def section(network: Network, rows: Rows, missing: Mapping[str, str]) -> str:
     """One network: what it is, its table, and who is best."""
     parts = [f"## {network.title}", network.what, table(network, rows)]
     parts += [f"*{name}*: {reason}." for name, reason in missing.items()]
-    parts.append("\n".join(f"- {sentence}" for sentence in sentences(rows)))
+    parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(rows), *factored(rows)]))
     return "\n\n".join(parts)
 
 
@@ -98,31 +98,65 @@ def _sentence(ratio: int, rows: Sequence[Row]) -> str:
     return f"{text}; not apart from *{second.name}*, {points(over)} points{behind}."
 
 
+def factored(rows: Rows) -> list[str]:
+    """How many weights have factors of low rank, where a technique may leave them out."""
+    names = dict.fromkeys(row.name for each in rows.values() for row in each if row.factored)
+    said = []
+    for name in names:
+        found = [
+            (ratio, *row.factored)
+            for ratio, each in rows.items()
+            for row in each
+            if row.name == name and row.factored is not None
+        ]
+        if any(count < of for _, count, of in found):  # else it is what its name says
+            shares = format_list([f"{count} of {of} at {ratio}x" for ratio, count, of in found])
+            said.append(
+                f"Weights of *{name}* with factors of low rank: {shares}; the others are coded whole."
+            )
+    return said
+
+
 def default(found: Mapping[str, Rows]) -> str:
-    """What follows for the presets: whether any technique is ahead of theirs, and where.
+    """What follows for the presets: who is best, or as good as the best, in most places.
 
     Args:
         found: Rows by the network's title.
     """
-    places = [(title, ratio, each) for title, rows in found.items() for ratio, each in rows.items() if each]
-    places = [
-        place for place in places if any(row.name == DEFAULT for row in place[2]) and place[2][0].kept.low > 0
-    ]
-    leads, ties, losses = [], [], []
-    for title, ratio, each in places:
-        plain = next(row for row in each if row.name == DEFAULT)
-        over = plain.over(each[0])
-        if each[0] is plain:
-            leads.append(f"{title} at {ratio}x")
-        elif apart(over):
-            losses.append(f"*{each[0].name}* on {title} at {ratio}x by {points(each[0].over(plain))} points")
-        else:
-            ties.append(f"*{each[0].name}* on {title} at {ratio}x")
-    text = f"*{DEFAULT}* keeps most in {len(leads)} of {len(places)} places where anything is above chance"
-    if ties:
-        text += f", and is not apart from the best in {len(ties)} more ({format_list(ties)})"
-    text += f"; it is behind in {len(losses)}" + (f": {format_list(losses)}." if losses else ".")
-    return text
+    # what is at chance is of no use to anybody, whoever comes nearest
+    places = {
+        f"{title} at {ratio}x": each
+        for title, rows in found.items()
+        for ratio, each in rows.items()
+        if each and each[0].kept.low > 0
+    }
+    good: dict[str, int] = {}
+    ties, losses = [], []
+    for place, each in places.items():
+        for row in each:
+            good[row.name] = good.get(row.name, 0) + (row is each[0] or not apart(each[0].over(row)))
+        plain = next((row for row in each if row.name == DEFAULT), None)
+        if plain is None or plain is each[0]:
+            continue
+        over = each[0].over(plain)
+        said = f"{place}, *{each[0].name}*, {points(over)}"
+        (losses if apart(over) else ties).append(said)
+    led = sum(each[0].name == DEFAULT for each in places.values())
+    text = (
+        f"The presets in `configs/cascade` code with *{DEFAULT}* under an allocation. Of the {len(places)} places "
+        f"below where anything is above chance it keeps most in {led}"
+    )
+    text += f", is not apart from the best in {len(ties)} ({'; '.join(ties)})" if ties else ""
+    text += f" and is behind in {len(losses)}" + (f" ({'; '.join(losses)})." if losses else ".")
+    if not good:
+        return text
+    others = {name: count for name, count in good.items() if name != DEFAULT}
+    next_best = max(others, key=lambda name: others[name]) if others else None
+    if next_best is None or good.get(DEFAULT, 0) >= others[next_best]:
+        behind = f"; the next, *{next_best}*, in {others[next_best]}" if next_best else ""
+        return f"{text} Best or as good as the best: *{DEFAULT}* in {good[DEFAULT]}{behind}. So the presets keep it."
+    ahead = f"*{next_best}*, in {others[next_best]}"
+    return f"{text} Best or as good as the best most often: {ahead}. The presets should take it."
 
 
 @styled

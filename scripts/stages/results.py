@@ -20,6 +20,7 @@ from stages.techniques import RATIOS, Network
 from fulgurite.analysis.comparison import RESAMPLES
 from fulgurite.analysis.runs import has_ended, run_recipe
 from fulgurite.artifact.files import write_file
+from fulgurite.artifact.manifest import read_manifest
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.measure import Measure, retention
 from fulgurite.evaluation.statistics import (
@@ -46,6 +47,7 @@ class Row:
         scores: Its measures.
         reference: Those of the reference.
         seconds: That coding took.
+        factored: How many weights hold factors of low rank, of how many that may; ``None`` where none may.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Row:
     scores: Mapping[str, Measure]
     reference: Mapping[str, Measure]
     seconds: float
+    factored: tuple[int, int] | None = None
 
     @cached_property
     def draws(self) -> Floats:
@@ -60,24 +63,21 @@ class Row:
 
         The mean is over the measures that say anything of the reference, as the gate takes it.
         """
+        pairs = self._informative
         return np.mean(
-            [
-                retention_draws(before, self.scores[name], resamples=RESAMPLES)
-                for name, before in self.reference.items()
-                if informative(before)
-            ],
-            axis=0,
+            [retention_draws(*pair, resamples=RESAMPLES) for pair in pairs] or [[math.nan]], axis=0
         )
 
     @cached_property
     def kept(self) -> Interval:
         """The same over all items, with its interval."""
-        points = [
-            retention(before, self.scores[name])
-            for name, before in self.reference.items()
-            if informative(before)
-        ]
+        points = [retention(*pair) for pair in self._informative] or [math.nan]
         return Interval(float(np.mean(points)), *_bounds(self.draws))
+
+    @cached_property
+    def _informative(self) -> list[tuple[Measure, Measure]]:
+        """The reference's measures and these, where the reference is above chance."""
+        return [(before, self.scores[name]) for name, before in self.reference.items() if informative(before)]
 
     def over(self, other: Row) -> Interval:
         """How much more is kept than by another, drawn in pairs."""
@@ -115,7 +115,7 @@ def out_of_reach(folder: Path, name: str, recipe: Mapping[str, Any]) -> str:
     """What was too much to ask of a recipe's last stage, or nothing."""
     path = folder / f"{name}.least"
     found = json.loads(path.read_text()) if path.is_file() else {}
-    return str(found["reason"]) if found.get("stages") == _stages(recipe) else ""
+    return str(found["reason"]).strip() if found.get("stages") == _stages(recipe) else ""
 
 
 def _stages(recipe: Mapping[str, Any]) -> Any:
@@ -148,8 +148,17 @@ def read_tries(folder: Path, name: str, weights_alone: bool = False) -> dict[str
             if attempt["gate"] is not None and scores.is_file():
                 size = _coded_bytes(attempt) if weights_alone else int(attempt["num_bytes"])
                 seconds = float(attempt["seconds"]["encode"] + attempt["seconds"]["refine"])
-                rows[str(stage["name"])] = Row(name, size, _measures(scores), reference, seconds)
+                factored = _factored(scores.with_name("artifact"))
+                rows[str(stage["name"])] = Row(name, size, _measures(scores), reference, seconds, factored)
     return rows
+
+
+def _factored(artifact: Path) -> tuple[int, int] | None:
+    """Weights with factors, of those whose code says a rank."""
+    manifest = read_manifest(artifact)
+    metas = [manifest.layouts[index].meta for index, _ in manifest.weights.values()]
+    ranks = [int(meta["rank"]) for meta in metas if "rank" in meta]
+    return (sum(rank > 0 for rank in ranks), len(ranks)) if ranks else None
 
 
 def _measures(path: Path) -> dict[str, Measure]:

@@ -132,7 +132,7 @@ def test_below_chance_nobody_wins(module: Module) -> None:
     page = module("stages.page")
     rows = {32: rows_of(module, ecq=0.1, prune=0.05)}
     assert page.sentences(rows)[0].startswith("At 32x nothing is better than chance; *ecq* comes nearest")
-    assert "0 of 0 places" in page.default({"A": rows})
+    assert "Of the 0 places below" in page.default({"A": rows})
 
 
 def test_the_default_is_told_to_be_behind_where_it_is(module: Module) -> None:
@@ -142,9 +142,15 @@ def test_the_default_is_told_to_be_behind_where_it_is(module: Module) -> None:
         "B": {8: rows_of(module, ecq=0.85, prune=0.8525)},
     }
     said = page.default(found)
-    assert "*ecq* keeps most in 1 of 3 places" in said
-    assert "not apart from the best in 1 more (*prune* on B at 8x)" in said
-    assert "behind in 1: *prune* on A at 16x by +30.8" in said  # 0.2 / 0.65
+    assert "Of the 3 places below where anything is above chance it keeps most in 1" in said
+    assert "not apart from the best in 1 (B at 8x, *prune*, +0.4" in said  # 0.0025 / 0.65
+    assert "behind in 1 (A at 16x, *prune*, +30.8" in said  # 0.2 / 0.65
+    assert "*ecq* in 2; the next, *prune*, in 2. So the presets keep it." in said
+
+
+def test_another_default_is_asked_for_where_one_is_ahead_more_often(module: Module) -> None:
+    found = {"A": {ratio: rows_of(module, ecq=0.5, prune=0.7) for ratio in (8, 16)}}
+    assert "*prune*, in 2. The presets should take it." in module("stages.page").default(found)
 
 
 def test_a_row_without_a_number_is_last(module: Module) -> None:
@@ -153,3 +159,56 @@ def test_a_row_without_a_number_is_last(module: Module) -> None:
     ranked = module("stages.results").ranked([lost, *rows])
     assert [row.name for row in ranked] == ["ecq", "prune", "lost"]
     assert module("stages.page").percent(ranked[-1].kept) == "no number"
+
+
+@pytest.mark.slow
+def test_runs_are_made_once_and_the_page_tells_what_was_too_much(
+    module: Module,
+    trained_network: Path,
+    small_data: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known, results, script = module("stages.techniques"), module("stages.results"), module("stages_page")
+    model = {"class_path": "lightning_modules.LanguageModel", "init_args": {"source": str(trained_network)}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"model": model, "data": small_data, "cascade": {}}))
+    # 8 times 48 kB: 53 thousand weights have room at 48 and 24 kB, and at 12 kB no uniform code fits with its manifest
+    network = known.Network(
+        "tiny", "Tiny", "A test.", "tiny", 384_000, techniques=("uniform",), shown=("next_token",)
+    )
+    (technique,) = network.compared
+    recipe = known.recipe_of(network, technique, tmp_path, tmp_path, tmp_path)
+    recipe["cascade"] |= {"limit_windows": 60, "cache_dir": str(tmp_path / "cache")}
+    runs = tmp_path / "runs"
+    results.run(runs, "tiny_uniform", recipe)
+    log = (runs / "tiny_uniform.txt").read_bytes()
+    results.run(runs, "tiny_uniform", recipe)
+    assert (runs / "tiny_uniform.txt").read_bytes() == log  # no second process
+    assert results.out_of_reach(runs, "tiny_uniform", recipe).startswith(
+        "a budget of 12,000 bytes cannot be met"
+    )
+    rows = results.read_rows(runs, network)
+    assert [len(each) for each in rows.values()] == [1, 1, 0]
+    assert rows[8][0].num_bytes <= 48_000
+    assert rows[16][0].num_bytes <= 24_000
+    assert rows[8][0].kept.point > rows[16][0].kept.point
+
+    monkeypatch.setattr(script, "NETWORKS", [network])
+    monkeypatch.setattr(script, "RECIPES", tmp_path)
+    assert script.write(runs, tmp_path, tmp_path / "stages.md") == 0
+    text = (tmp_path / "stages.md").read_text()
+    assert "| 16x | uniform |" in text
+    assert "At 8x *uniform* keeps most" in text
+    assert (tmp_path / "stages_ratio.png").stat().st_size > 10_000
+
+
+def test_without_runs_there_is_no_page(
+    module: Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = module("stages_page")
+    status = script.main(
+        ["--data", "data", "--runs", str(tmp_path), "--output", str(tmp_path / "p.md"), "--page"]
+    )
+    assert status == 1
+    assert "must hold runs to write a page of, holds none" in capsys.readouterr().err
+    assert not (tmp_path / "p.md").exists()
