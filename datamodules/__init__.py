@@ -3,6 +3,7 @@
 from datamodules.captions import CaptionsDataModule
 from datamodules.class_folder import ClassFolderDataModule
 from datamodules.features import FeatureDataModule
+from datamodules.gradient_records import GradientRecordsDataModule
 from datamodules.image_text import ImageTextDataModule
 from datamodules.sentences import SentencesDataModule
 from datamodules.shapes import ShapesDataModule
@@ -14,6 +15,7 @@ __all__ = [
     "CaptionsDataModule",
     "ClassFolderDataModule",
     "FeatureDataModule",
+    "GradientRecordsDataModule",
     "ImageTextDataModule",
     "SentencesDataModule",
     "ShapesDataModule",
