@@ -56,7 +56,7 @@ class LanguageCompression:
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """Measure a network on the validation windows, or on spans of their text, and by benchmarks if there are any."""
+        """Measure a network on the validation windows, or on spans of their text, and by its benchmarks."""
         found = self._evaluate_text(network, datamodule, limit, progress)
         if self.benchmarks is None:
             return found

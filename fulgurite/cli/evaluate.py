@@ -96,8 +96,9 @@ def evaluate(
             gsm8k, humaneval, wikitext2, tinystories, text, last_word, continuation; or core, the eight of the gate.
         bench_data: Folder of the benchmarks' files, in JSON lines or parquet with the hub's field names, such as
             arc_easy/test.jsonl; without it they are read from the hub.
-        allow_code_execution: Run the programs that the network writes for humaneval, each in a sandbox: no network,
-            an empty folder of its own, limits on time, memory, file size and processes. Off by default.
+        allow_code_execution: Run the programs that the network writes for humaneval, each in a sandbox: a process
+            without network, that can write nothing, start nothing and read Python's libraries alone, for 5 seconds of
+            a processor and in 1 GiB of memory. Off by default.
         output_dir: Write evaluation.npz, which a gate can pair, and items.jsonl, a line for each item.
         packed: Keep an artefact's weights packed in memory, as it would run on a small machine.
     """

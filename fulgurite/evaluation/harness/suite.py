@@ -25,6 +25,7 @@ from torch import nn
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.harness.measures import TaskScore, score_task
 from fulgurite.evaluation.harness.sources import BenchmarkDataError
+from fulgurite.evaluation.sandbox import find_sandbox
 from fulgurite.evaluation.scoring import evenly_spaced
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class LanguageSuite:
 
         Raises:
             ValueError: If a benchmark is unknown, or would run code and may not.
+            SandboxUnavailable: If it may, and there is no sandbox here.
             BenchmarkDataError: If its items are missing or of another form.
         """
         wanted = expand(names, folder)
@@ -146,6 +148,8 @@ class LanguageSuite:
                 f"{', '.join(running)} runs code that the network writes, in a sandbox: allow it by "
                 "--allow-code-execution, or leave it out"
             )
+        if running:
+            find_sandbox()  # says now, and not after hours, that there is none
         counts = {name: len(task.task_docs) for name, task in tasks.items()}
         chosen = {
             name: evenly_spaced(count, limit) for name, count in counts.items() if limit and limit < count
