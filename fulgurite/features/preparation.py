@@ -204,7 +204,9 @@ def prepare(
     rows: dict[str, Any] = {
         key: tuple(getattr(found, key).tolist()) for key in ("low", "high", "mean", "scale")
     }
-    return Preparation(tuple(table.columns), names, groups, **rows, report=report, split=split)
+    return Preparation(
+        columns=tuple(table.columns), kept=names, categories=groups, report=report, split=split, **rows
+    )
 
 
 def _train_blocks(table: Table, split: Split) -> Any:

