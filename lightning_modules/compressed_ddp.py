@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
@@ -80,11 +79,14 @@ class CompressedDDP(DDPStrategy):
         self._rank, self._dense_steps = rank, dense_steps
 
     @override
-    def setup(self, trainer: pl.Trainer) -> None:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        if self.lightning_module is None:
+            return
+        # before a checkpoint is read, which is given to the callbacks that there are
+        callbacks: list[Any] = self.lightning_module.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, GradientCompression) for callback in callbacks):
             callbacks.append(GradientCompression())
-        super().setup(trainer)
 
     @override
     def _register_ddp_hooks(self) -> None:
