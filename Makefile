@@ -10,7 +10,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis \
-  stages deltas codec-table wheel clean
+  stages deltas adaptive-vqvae codec-table wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

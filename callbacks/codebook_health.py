@@ -110,6 +110,7 @@ class CodebookHealth(Callback):
         from fulgurite.features.plots import plot_health
 
         figure = plot_health(self.health)
+        logger: Any
         for logger in takers:
             logger.experiment.add_figure("codebooks", figure, trainer.global_step)
         for logger in images:

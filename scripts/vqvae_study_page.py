@@ -155,9 +155,9 @@ def _scale(found: Mapping[str, Any]) -> str:
     return (
         f"{found['epochs']} epochs were run with batches of {found['batch']:,} on {found['threads']} thread(s): "
         f"{found['epoch_s']:.1f} s an epoch by the clock, on a machine that others used too, "
-        f"{found['epoch_cpu_s']:.1f} s of processor time. Extrapolated, not run: 100 epochs take {whole:.0f} minutes by "
-        f"that clock, {cpu:.0f} minutes of processor time (goal: under 30 minutes on 2 cores). Preparing the table took "
-        f"{found['prepare_s']:.0f} s, the start {found['start_s']:.0f} s; peak memory of the process was "
+        f"{found['epoch_cpu_s']:.1f} s of processor time. Extrapolated, not run: 100 epochs take {whole:.0f} minutes "
+        f"by that clock, {cpu:.0f} minutes of processor time (goal: under 30 minutes on 2 cores). Preparing the table "
+        f"took {found['prepare_s']:.0f} s, the start {found['start_s']:.0f} s; peak memory of the process was "
         f"{found['peak_mb']:.0f} MB with its libraries. Rows are mapped from disk, a batch at a time."
     )
 

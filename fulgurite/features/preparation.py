@@ -201,12 +201,10 @@ def prepare(
         "outliers_in_sample": found.outliers,
         "sample_rows": len(found.sample),
     }
-    rows: dict[str, Any] = {
-        key: tuple(getattr(found, key).tolist()) for key in ("low", "high", "mean", "scale")
-    }
-    return Preparation(
-        columns=tuple(table.columns), kept=names, categories=groups, report=report, split=split, **rows
+    low, high, mean, scale = (
+        tuple(values.tolist()) for values in (found.low, found.high, found.mean, found.scale)
     )
+    return Preparation(tuple(table.columns), names, groups, low, high, mean, scale, report, split)
 
 
 def _train_blocks(table: Table, split: Split) -> Any:
