@@ -43,7 +43,8 @@ def measure_errors(
         part, unseen = train[: max(_ROWS, settings.size), list(places)], held[:, list(places)]
         energy = float((unseen - part.mean(0)).square().mean().clamp_min(1e-12))
         counts, values = [0], [1.0]
-        for count in _grid(min(most, 3 * len(places))):
+        share = 3 * math.ceil(most * len(places) / train.shape[1]) + 2  # more than that no strategy gives it
+        for count in _grid(min(most, share, 3 * len(places))):
             tokens = _shared(count, shares, len(places))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(count)
