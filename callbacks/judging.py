@@ -114,8 +114,7 @@ def _refine(
 
         def advance(step: int, loss: float) -> None:
             progress(step, loss)
-            for logger in run.trainer.loggers:
-                logger.log_metrics({f"refine/{name}/loss": loss}, step=step)
+            run.record.refined(name, loss, step)
 
         result = refine(
             run.network,

@@ -17,6 +17,7 @@ import torch
 
 from callbacks.stages.allocating import Decision
 from callbacks.stages.stage import Stage
+from callbacks.tracking import Tracker, reference_metrics, run_metrics, try_metrics
 from fulgurite._version import __version__
 from fulgurite.artifact.files import sha256_folder
 from fulgurite.artifact.manifest import read_manifest
@@ -78,6 +79,8 @@ class RunRecord:
             "samples": [],
             "notes": [],
         }
+        self._tracker = Tracker(run.trainer.loggers if self._writes else [])
+        self._tracker.recipe(recipe)
         self._event("resume" if resumed else "start", name=run.folder.path.name)
 
     def reference(self, evaluation: Evaluation, plan: Plan, foreseen: Sequence[Mapping[str, Any]]) -> None:
@@ -105,7 +108,8 @@ class RunRecord:
             "perplexity": evaluation.facts.get("perplexity"),
         }
         self._event("reference", scores=self._record["reference"]["scores"])
-        self._metrics({f"reference/{measure.name}": measure.value for measure in evaluation.measures}, 0)
+        informative = {name: each.informative for name, each in planned.items()}
+        self._tracker.metrics(reference_metrics(evaluation, self._run.reference_bytes, informative), 0)
         self._write()
 
     def stage_begins(self, name: str, stage: Stage) -> None:
@@ -142,7 +146,8 @@ class RunRecord:
         stage["seconds"] += sum(outcome["seconds"].values())
         stage["verdict"] = gate["reason"]
         # again after a resume: loggers begin anew then, the event log does not
-        self._metrics(metrics_of(outcome), len(self._record["stages"]))
+        metrics = try_metrics(stage["tries"][-1], len(self._record["stages"]))
+        self._tracker.metrics(metrics, _count_tries(self._record))
         if (name, outcome["number"]) in self._seen:
             return
         facts = {
@@ -187,6 +192,9 @@ class RunRecord:
             self._record["pictures"] = pictures
         self._event("finish", level=level)
         self._write()
+        step = _count_tries(self._record)
+        self._tracker.metrics(run_metrics(self._record), step)
+        self._tracker.table(self._record, step)
         if self._run.cascade.report:
             write_report(self._run.folder.path)
         self._events.close()
@@ -216,11 +224,9 @@ class RunRecord:
         if self._writes:
             self._events.append(event, **fields)
 
-    def _metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        if self._writes:
-            for logger in self._run.trainer.loggers:
-                logger.log_metrics(dict(metrics), step=step)
-                logger.save()
+    def refined(self, stage: str, loss: float, step: int) -> None:
+        """A step of refinement."""
+        self._tracker.metrics({f"refine/{stage}/loss": loss}, step, save=False)
 
 
 def effect_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,26 +236,6 @@ def effect_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
         one, other = before["gate"][key], after["gate"][key]
         gains[key] = None if one is None or other is None else other - one
     return gains
-
-
-def metrics_of(outcome: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a try under the names that every logger sees."""
-    gate = outcome["gate"]
-    metrics: dict[str, float | None] = {
-        "rate/bytes": float(outcome["num_bytes"]),
-        "rate/ratio": outcome["ratio"],
-        "rate/bits_per_weight": outcome["bits_per_weight"],
-        "gate/accepted": float(gate["accepted"]),
-        "gate/retention": gate["retention"],
-        "gate/retention_low": gate["retention_low"],
-        "gate/cumulative": gate["cumulative"],
-        "gate/cumulative_low": gate["cumulative_low"],
-    }
-    metrics |= {f"time/{key}_s": value for key, value in outcome["seconds"].items()}
-    for measure in gate["per_measure"]:
-        metrics[f"score/{measure['name']}"] = measure["value"]
-        metrics[f"retention/{measure['name']}"] = measure["retention"]
-    return {key: float(value) for key, value in metrics.items() if value is not None}
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
