@@ -2,10 +2,12 @@
 
     python scripts/codec_table.py --quick --output /tmp/codecs.md
     python scripts/codec_table.py --model models/books6m --output docs/codecs.md
+    python scripts/codec_table.py --model models/books6m --output docs/codecs.md --only sparse low_rank
 
 Each setting is measured on N(0, 1) weights, on Student-t weights (4 degrees of freedom: outliers) and,
 with ``--model``, on all matrices of a network, read from its safetensors files. Slow codecs see a sample
-of the rows, as the page says. A codec without an entry in ``SETTINGS`` is measured with its defaults.
+of the rows, as the page says. With ``--only`` some codecs are measured, and what the page says of the others stays.
+A codec without an entry in ``SETTINGS`` is measured with its defaults.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import argparse
 import hashlib
 import math
 import platform
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -313,10 +316,20 @@ def network_matrices(folder: Path) -> dict[str, Tensor]:
     return {name: weight.float() for name, weight in weights.items() if weight.dim() == 2}
 
 
-def measure_all(sources: Mapping[str, Mapping[str, Tensor]], quick: bool) -> list[Row]:
-    """Every setting of every codec in ``CODECS`` on every source; the quick way takes one of each curve."""
+def measure_all(
+    sources: Mapping[str, Mapping[str, Tensor]], quick: bool, only: Collection[str] = ()
+) -> list[Row]:
+    """Every setting of every codec in ``CODECS`` on every source; the quick way takes one of each curve.
+
+    Args:
+        sources: Weights by name, by the source's name.
+        quick: One setting of each curve, and small samples.
+        only: Names of codecs; all by default.
+    """
     rows: list[Row] = []
     for name, codec_class in CODECS.items():
+        if only and name not in only:
+            continue
         curves: set[str] = set()
         for curve, setting, arguments, sample in SETTINGS.get(name, [(name, "defaults", {}, _SAMPLE)]):
             if quick and curve in curves:
@@ -331,8 +344,28 @@ def measure_all(sources: Mapping[str, Mapping[str, Tensor]], quick: bool) -> lis
     return rows
 
 
-def page(rows: list[Row], plot: str, command: str, seed: int) -> str:
-    """The Markdown page."""
+def sections_of(text: str) -> dict[str, str]:
+    """What a page says of each codec, by name."""
+    parts = [part.partition("\n\n") for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
+    return {name: content for name, _, content in parts if name in CODECS}
+
+
+def rows_of(codec: str, section: str) -> list[Row]:
+    """The rows of a section, as far as its digits go: enough for the plot."""
+    lines = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    sources = [cell.removesuffix(": bits") for cell in lines[0][1::3]]
+    rows = []
+    for label, *cells in lines[2:]:
+        curve, _, setting = label.removesuffix(" \\*").partition(": ")
+        values = [cells[3 * place : 3 * place + 2] for place in range(len(sources))]
+        points = {name: Point(*map(float, each)) for name, each in zip(sources, values, strict=True)}
+        rows.append(Row(codec, curve, setting, _SAMPLE if label.endswith("*") else None, points))
+    return rows
+
+
+def page(rows: list[Row], plot: str, command: str, seed: int, kept: Mapping[str, str] | None = None) -> str:
+    """The Markdown page; what is ``kept`` of codecs stays as it is, its rows are among ``rows``."""
+    kept = kept or {}
     sources = list(rows[0].points)
     network = sources[2] if len(sources) > 2 else None
     note = (
@@ -352,12 +385,17 @@ def page(rows: list[Row], plot: str, command: str, seed: int) -> str:
     freedom = next(source for source in sources if source.startswith("Student")).split("(")[1].rstrip(")")
     text = PAGE.substitute(plot=plot, freedom=freedom, network_note=note, sampled=sampled)
     for codec in dict.fromkeys(row.codec for row in rows):
+        if codec in kept:
+            text += f"## {codec}\n\n{kept[codec].strip()}\n\n"
+            continue
         summary = (CODECS[codec].__doc__ or "").strip().splitlines()
         text += f"## {codec}\n\n{ABOUT.get(codec) or (summary[0] if summary else '')}\n\n"
         text += _table([row for row in rows if row.codec == codec], sources) + "\n"
+    anew = ", ".join(dict.fromkeys(row.codec for row in rows if row.codec not in kept))
+    later = f", {anew} later than the others" if kept else ""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     return text + (
-        f"## How this page was made\n\n`{command}`, fulgurite {__version__}, {versions}, seed {seed}.\n"
+        f"## How this page was made\n\n`{command}`{later}, fulgurite {__version__}, {versions}, seed {seed}.\n"
     )
 
 
@@ -409,6 +447,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help="transformers folder with safetensors files")
     parser.add_argument("--output", type=Path, default=Path("docs/codecs.md"))
     parser.add_argument("--quick", action="store_true", help="small weights, one setting a curve")
+    parser.add_argument("--only", nargs="+", default=[], choices=list(CODECS), help="codecs to measure anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="on a busy machine several only wait")
     given = parser.parse_args(arguments)
@@ -418,11 +457,22 @@ def main(arguments: list[str] | None = None) -> None:
     if given.model:
         sources[given.model.name] = network_matrices(given.model)
         command += f" --model {given.model.name}"
-    rows = measure_all(sources, given.quick)
+    kept: dict[str, str] = {}
+    if given.only:
+        if not given.output.is_file():
+            parser.error(f"--only needs a page to add to, {given.output} is not there")
+        kept = {
+            name: text
+            for name, text in sections_of(given.output.read_text(encoding="utf-8")).items()
+            if name not in given.only
+        }
+    measured = measure_all(sources, given.quick, given.only)
+    rows = [row for name, text in kept.items() for row in rows_of(name, text)] + measured
+    rows.sort(key=lambda row: list(CODECS).index(row.codec))
     given.output.parent.mkdir(parents=True, exist_ok=True)
     plot = given.output.with_name(f"{given.output.stem}_rate_distortion.png")
     draw(rows, plot)
-    given.output.write_text(page(rows, plot.name, command, given.seed), encoding="utf-8")
+    given.output.write_text(page(rows, plot.name, command, given.seed, kept), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ NETWORKS = (
         title="stories260K, trained after coding",
         what="The same, and after coding each row trains what is continuous in it (values of survivors, factors, "
         "scales, norms) towards the reference's outputs, 60 steps of 8 windows, as the presets do.",
-        techniques=("prune", "ecq", "prune_bits", "low_rank_ecq"),
+        techniques=("prune", "ecq", "prune_bits"),
         refine={"steps": 60, "learning_rate": 0.003},
     ),
     Network(
@@ -206,8 +206,8 @@ NETWORKS = (
         source="{runs}/clip_blip/fit_clip_emoji/network",
         data={"calibration_images": 128},
         shown=("image_to_text_r10", "text_to_image_r10", "image_fidelity", "text_fidelity"),
-        # without ecq_plus, whose curves of 48 whole weights take half an hour, and which is ecq where both were run
-        techniques=("prune", "low_rank", "uniform", "ecq", "prune_bits", "low_rank_ecq", "prune_plus"),
+        # without corrections of low rank, whose curves of 48 whole weights take half an hour
+        techniques=("prune", "low_rank", "uniform", "ecq", "prune_bits", "low_rank_ecq"),
         sample=1 << 12,
     ),
     Network(
@@ -221,6 +221,7 @@ NETWORKS = (
         None,
         data={"calibration_texts": 250},
         shown=("spearman", "fidelity"),
+        techniques=("prune", "low_rank", "uniform", "ecq", "prune_bits", "low_rank_ecq", "prune_plus"),
         select=("encoder.layer.3.attention.*", "encoder.layer.3.intermediate.*"),
         sample=1 << 14,
     ),

@@ -108,3 +108,32 @@ def test_a_new_codec_is_measured_with_its_defaults(
     (row,) = table.measure_all(table.synthetic(quick=True, seed=0), quick=True)
     assert (row.curve, row.setting) == ("uniform", "defaults")
     assert row.points["Gaussian"].bits > 4
+
+
+def test_some_codecs_are_measured_anew_and_the_others_stay(table: ModuleType, tmp_path: Path) -> None:
+    output = tmp_path / "codecs.md"
+    table.main(["--quick", "--output", str(output)])
+    before = table.sections_of(output.read_text(encoding="utf-8"))
+    marked = output.read_text(encoding="utf-8").replace("uniform: 2 bits", "uniform: two bits")
+    output.write_text(marked.replace("fp16 | 16.00", "fp16 | 15.00"), encoding="utf-8")
+    table.main(["--quick", "--output", str(output), "--only", "fp16"])
+    after = table.sections_of(output.read_text(encoding="utf-8"))
+    assert list(after) == list(CODECS) == list(before)
+    assert after["fp16"] == before["fp16"]  # measured
+    assert "uniform: two bits" in after["uniform"]  # as it was
+    assert ", fp16 later than the others, fulgurite" in output.read_text(encoding="utf-8")
+
+
+def test_rows_come_back_from_a_page_as_far_as_its_digits_go(table: ModuleType) -> None:
+    points = {"Gaussian": table.Point(2.0, 0.25), "Student-t (4)": table.Point(16.0, 0.0)}
+    row = table.Row("uniform", "uniform, searched", "2 bits", table._SAMPLE, points)
+    section = table.sections_of(table.page([row], "plot.png", "command", 0))["uniform"]
+    assert table.rows_of("uniform", section) == [row]
+
+
+def test_adding_to_a_page_that_is_not_there_is_refused(
+    table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        table.main(["--quick", "--output", str(tmp_path / "none.md"), "--only", "fp16"])
+    assert "--only needs a page to add to" in capsys.readouterr().err
