@@ -40,6 +40,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         action="store_true",
         help=texts["allow_code_execution"],
     )
+    parser.add_argument("--experts", metavar="FILE", help=texts["experts"])
     parser.add_argument("--output_dir", metavar="DIR", help=texts["output_dir"])
     parser.add_argument("--packed", action="store_true", help=texts["packed"])
     parser.add_argument("--text", nargs="+", metavar="FILE", help=texts["text"])
@@ -55,7 +56,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         action.help = (action.help or "").replace("%", "%%")
     given = parser.parse_args(list(arguments))
     _check_reads_text(given.network)  # before a text is asked for, which a network of pictures has no use for
-    if given.text is None and given.benchmarks is None:
+    if given.text is None and given.benchmarks is None and given.experts is None:
         parser.error("the following arguments are required: --text or --benchmarks")
     evaluate(**vars(given))
     return 0
@@ -74,6 +75,7 @@ def evaluate(
     benchmarks: list[str] | None = None,
     bench_data: str | None = None,
     allow_code_execution: bool = False,
+    experts: str | None = None,
     output_dir: str | None = None,
     packed: bool = False,
 ) -> None:
@@ -99,23 +101,26 @@ def evaluate(
         allow_code_execution: Run the programs that the network writes for humaneval, each in a sandbox: a process
             without network, that can write nothing, start nothing and read Python's libraries alone, for 5 seconds of
             a processor and in 1 GiB of memory. Off by default.
+        experts: JSON file of the experts of a mixture, {"experts": [{"name": "science", "weight": 0.6, "benchmark":
+            "arc_easy"}, ...]}: prints the score of each and their weighted score.
         output_dir: Write evaluation.npz, which a gate can pair, and items.jsonl, a line for each item.
         packed: Keep an artefact's weights packed in memory, as it would run on a small machine.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
-    if benchmarks is not None:
+    if benchmarks is not None or experts is not None:
         from fulgurite.cli.evaluate_benchmarks import evaluate_benchmarks
 
         evaluate_benchmarks(
             _folder(network),
-            benchmarks,
+            benchmarks or [],
             reference=None if reference is None else _folder(reference),
             bench_data=bench_data,
             text=text or [],
             limit=limit,
             batch_size=batch_size,
             allow_code_execution=allow_code_execution,
+            experts=experts,
             output_dir=output_dir,
             packed=packed,
             json_output=json_output,

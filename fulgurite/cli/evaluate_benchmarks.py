@@ -41,6 +41,7 @@ def evaluate_benchmarks(
     limit: int | None = None,
     batch_size: int = 16,
     allow_code_execution: bool = False,
+    experts: str | None = None,
     output_dir: str | None = None,
     packed: bool = False,
     json_output: bool = False,
@@ -48,7 +49,12 @@ def evaluate_benchmarks(
     """Print what a network scores, and write it where asked; see ``fulgurite.cli.evaluate.evaluate``."""
     try:
         suite = LanguageSuite.load(
-            benchmarks, data_dir=bench_data, text=text, limit=limit, allow_code_execution=allow_code_execution
+            benchmarks,
+            data_dir=bench_data,
+            text=text,
+            limit=limit,
+            allow_code_execution=allow_code_execution,
+            experts=experts,
         )
     except BenchmarkDataError:
         raise
@@ -99,6 +105,11 @@ def _facts(
             "others": {name: _finite(value) for name, value in score.others.items()},
         }
     facts: dict[str, Any] = {"network": network, "seconds": result.seconds, "scores": scores}
+    if result.experts:
+        facts["experts"] = {
+            measure.name: {"value": _finite(measure.value), "chance": measure.chance}
+            for measure in result.experts
+        }
     if other is not None:
         facts["reference"] = reference
         for ours, theirs in zip(result.scores, other.scores, strict=True):
@@ -151,6 +162,11 @@ def _lines(facts: dict[str, Any], result: SuiteResult, other: SuiteResult | None
     ]
     if other is None:
         table[0] = table[0].split("reference")[0].rstrip()
+    for measure in result.experts:
+        value = format_score(facts["experts"][measure.name]["value"], measure.unit)
+        table.append(
+            f"{measure.name:<{widths[0]}}  {value}   chance {format_score(measure.chance, measure.unit)}"
+        )
     minutes, seconds = divmod(round(result.seconds), 60)
     return [f"{facts['network']}   {count:,} items in {minutes}:{seconds:02d}", *table]
 

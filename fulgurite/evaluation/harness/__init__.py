@@ -3,6 +3,7 @@
 names, data folder -> LanguageSuite -> evaluate(network, tokenizer) -> SuiteResult -> measures for a gate
 """
 
+from fulgurite.evaluation.harness.experts import Expert, ExpertMixture
 from fulgurite.evaluation.harness.measures import TaskScore
 from fulgurite.evaluation.harness.settings import BenchmarkSettings
 from fulgurite.evaluation.harness.sources import BenchmarkDataError
@@ -12,6 +13,8 @@ __all__ = [
     "CORE",
     "BenchmarkDataError",
     "BenchmarkSettings",
+    "Expert",
+    "ExpertMixture",
     "LanguageSuite",
     "SuiteResult",
     "TaskScore",

@@ -21,14 +21,16 @@ class BenchmarkSettings:
         limit: Items of each at most, evenly spaced; all by default.
         batch_size: Rows of full length at a time.
         allow_code_execution: Run the programs that the network writes for humaneval, each in a sandbox.
+        experts: JSON file of experts, their weights and their benchmarks.
     """
 
-    names: Sequence[str]
+    names: Sequence[str] = ()
     data_dir: str | None = None
     text: Sequence[str] = ()
     limit: int | None = None
     batch_size: int = 16
     allow_code_execution: bool = False
+    experts: str | None = None
 
     def load(self) -> LanguageSuite:
         """Read tasks and items; raises as ``LanguageSuite.load``."""
@@ -40,4 +42,5 @@ class BenchmarkSettings:
             text=self.text,
             limit=self.limit,
             allow_code_execution=self.allow_code_execution,
+            experts=self.experts,
         )

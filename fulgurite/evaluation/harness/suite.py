@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fulgurite.evaluation.evaluation import Evaluation
+from fulgurite.evaluation.harness.experts import ExpertMixture
 from fulgurite.evaluation.harness.measures import TaskScore, score_task
 from fulgurite.evaluation.harness.sources import BenchmarkDataError
+from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.sandbox import find_sandbox
 from fulgurite.evaluation.scoring import evenly_spaced
 
@@ -60,10 +62,14 @@ class SuiteResult:
     Args:
         scores: One a benchmark, in the order in which they were named.
         seconds: Time of it all.
+        named: Benchmarks that were asked for by name, and not by an expert alone.
+        experts: Measures of the experts and of their mixture, where there are any.
     """
 
     scores: tuple[TaskScore, ...]
     seconds: float
+    named: tuple[str, ...] = ()
+    experts: tuple[Measure, ...] = ()
 
     @property
     def evaluation(self) -> Evaluation:
@@ -71,7 +77,8 @@ class SuiteResult:
         facts = {
             f"{score.name}/{metric}": value for score in self.scores for metric, value in score.others.items()
         }
-        return Evaluation([score.measure for score in self.scores], facts)
+        named = [score.measure for score in self.scores if score.name in self.named]
+        return Evaluation([*named, *self.experts], facts)
 
     def save(self, folder: str | Path) -> None:
         """Write ``evaluation.npz`` (see ``Evaluation.load``), and ``items.jsonl`` with a line an item."""
@@ -90,11 +97,15 @@ class LanguageSuite:
         tasks: Of the harness, by name.
         chosen: Which items of each are asked, evenly spaced; all where a name is missing.
         runs_code: Whether code that the network writes may be run.
+        experts: Experts that are measured by some of the tasks.
+        named: Tasks that are measures themselves; all by default.
     """
 
     tasks: Mapping[str, Any]
     chosen: Mapping[str, list[int]] = field(default_factory=dict)
     runs_code: bool = False
+    experts: ExpertMixture | None = None
+    named: tuple[str, ...] | None = None
 
     @classmethod
     def load(
@@ -105,6 +116,7 @@ class LanguageSuite:
         text: Sequence[str | Path] = (),
         limit: int | None = None,
         allow_code_execution: bool = False,
+        experts: str | Path | None = None,
         folder: str | Path | None = None,
     ) -> LanguageSuite:
         """Read tasks and items.
@@ -115,6 +127,7 @@ class LanguageSuite:
             text: Files for benchmarks of any text.
             limit: Items of each benchmark at most, evenly spaced.
             allow_code_execution: Run code that the network writes, in a sandbox.
+            experts: JSON file of experts and their benchmarks: see ``experts``.
             folder: Of the task YAMLs; ``configs/benchmarks`` by default.
 
         Raises:
@@ -122,8 +135,16 @@ class LanguageSuite:
             SandboxUnavailable: If it may, and there is no sandbox here.
             BenchmarkDataError: If its items are missing or of another form.
         """
-        wanted = expand(names, folder)
+        mixture = None if experts is None else ExpertMixture.read(experts)
+        named = expand(names, folder) if names or mixture is None else ()
         paths = _task_files(folder)
+        for expert in mixture.experts if mixture is not None else ():
+            if expert.benchmark not in paths:
+                raise ValueError(
+                    f"{experts}: expert {expert.name!r}: unknown benchmark {expert.benchmark!r}; "
+                    f"known are {', '.join(paths)}"
+                )
+        wanted = dict.fromkeys((*named, *(mixture.benchmarks if mixture is not None else ())))
         metadata = {
             "data_dir": None if data_dir is None else str(data_dir),
             "text": [str(path) for path in text],
@@ -156,7 +177,7 @@ class LanguageSuite:
         }
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        return cls(tasks, chosen, allow_code_execution)
+        return cls(tasks, chosen, allow_code_execution, mixture, named)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -166,7 +187,7 @@ class LanguageSuite:
     @property
     def digest(self) -> str:
         """SHA-256 of what the scores depend on beside the network: tasks and items."""
-        found = hashlib.sha256()
+        found = hashlib.sha256(repr((self.experts, self.named)).encode())
         for name, task in self.tasks.items():
             settings = task.config.to_dict()
             settings.pop("metadata", None)  # holds the folder, which may be another tomorrow
@@ -219,7 +240,11 @@ class LanguageSuite:
                     )
                     samples |= found["samples"]
         scores = tuple(score_task(task, samples[name], lm) for name, task in tasks.items())
-        return SuiteResult(scores, time.perf_counter() - started)
+        weighed: tuple[Measure, ...] = ()
+        if self.experts is not None:
+            weighed = self.experts.measures({score.name: score.measure for score in scores})
+        named = tuple(self.tasks) if self.named is None else self.named
+        return SuiteResult(scores, time.perf_counter() - started, named, weighed)
 
 
 def expand(names: Sequence[str], folder: str | Path | None = None) -> tuple[str, ...]:
