@@ -75,6 +75,9 @@ stages: $(READY) ## Compare pruning, low rank and quantisers at equal bytes (an 
 	test -d runs/clip_blip/fit_clip_emoji/network || $(BIN)/python scripts/clip_blip.py --data $(DATA) --only clip_emoji
 	$(BIN)/python scripts/stages_page.py --data $(DATA)
 
+gradients: $(READY) ## Train with compressed gradients in four processes, and write docs/gradient-compression.md
+	$(BIN)/python scripts/gradient_page.py
+
 deltas: $(READY) ## Fine-tune a small network and store the difference, and write docs/deltas.md
 	$(BIN)/python scripts/delta_page.py --data $(DATA)
 
