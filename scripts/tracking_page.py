@@ -28,7 +28,7 @@ WANDB_MODE=offline fulgurite compress --config configs/recipes/books6m.yaml --tr
 
 Weights & Biases needs no account where `WANDB_MODE` is `offline`: the run lies in `wandb/offline-run-...`, and
 `wandb sync` sends it later. The step is the number of the try over all stages, 0 for the reference. A number that is
-not known, as the score of a network that diverged, is not sent. `*` stands for the name of a measure, a check or a stage.
+not known, as a score of a network that diverged, is not sent. `*` stands for the name of a measure, a check or a stage.
 
 """
 

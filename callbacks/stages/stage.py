@@ -171,9 +171,7 @@ class Stage(Callback):
         stage.codec, stage.allocate = codec or self.codec, allocate
         named = {**finer, **dict.fromkeys(fresh, PROTECTED)}
         # before the others: the first match counts
-        stage.overrides = changed | {
-            key: value for key, value in self.overrides.items() if key not in changed
-        }
+        stage.overrides = named | {key: value for key, value in self.overrides.items() if key not in named}
         stage.refine = refined
         return stage, changes
 
