@@ -153,7 +153,7 @@ def _scale(found: Mapping[str, Any]) -> str:
     whole = 100 * found["epoch_s"] / 60
     cpu = 100 * found["epoch_cpu_s"] / 60
     return (
-        f"{found['epochs']} epochs were run with batches of {found['batch']:,} on {found['threads']} thread(s): "
+        f"{found['batches']} batches of {found['batch']:,} were run on {found['threads']} thread(s), which makes "
         f"{found['epoch_s']:.1f} s an epoch by the clock, on a machine that others used too, "
         f"{found['epoch_cpu_s']:.1f} s of processor time. Extrapolated, not run: 100 epochs take {whole:.0f} minutes "
         f"by that clock, {cpu:.0f} minutes of processor time (goal: under 30 minutes on 2 cores). Preparing the table "
