@@ -23,6 +23,7 @@ from torch import Tensor
 from callbacks.allocation_run import AllocationRun
 from callbacks.console import Console
 from callbacks.delta_base import open_base
+from callbacks.efficiency_run import measure_run
 from callbacks.examples import examples
 from callbacks.gate_run import foresee, looked_at, require_information
 from callbacks.interrupt import StopOnSignal
@@ -454,7 +455,8 @@ class CascadeRun:
             if level.folder is not None:
                 self.folder.ensure_published(level.folder)  # a kill may have come between verdict and copy
                 samples, pictures = examples(self)
-            record = self.record.finish(level.name, samples, pictures)
+            efficiency = measure_run(self, level) if self.cascade.report else None
+            record = self.record.finish(level.name, samples, pictures, efficiency)
             self.console.result(self.folder.path, record)
         self.success = level.folder is not None
         self.trainer.strategy.barrier("finished")

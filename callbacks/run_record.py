@@ -182,7 +182,11 @@ class RunRecord:
         self._event("note", text=text)
 
     def finish(
-        self, level: str, samples: list[dict[str, str]], pictures: Mapping[str, Any] | None = None
+        self,
+        level: str,
+        samples: list[dict[str, str]],
+        pictures: Mapping[str, Any] | None = None,
+        efficiency: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The run is over: write all, with tables and plots."""
         from fulgurite.reporting.report import write_report
@@ -190,6 +194,8 @@ class RunRecord:
         self._record |= {"level": level, "samples": samples, "finished": _now()}
         if pictures is not None:
             self._record["pictures"] = pictures
+        if efficiency is not None:
+            self._record["efficiency"] = efficiency
         self._event("finish", level=level)
         self._write()
         step = _count_tries(self._record)

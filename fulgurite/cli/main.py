@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": ("score an artefact or a network, against a reference if given", "fulgurite.cli.evaluate"),
     "inspect": ("what lies in an artefact, and is it whole", "fulgurite.cli.inspect"),
     "report": ("write a run's report again from its record", "fulgurite.cli.report"),
+    "compare": ("what some runs came to, side by side", "fulgurite.cli.compare"),
     "checkpoints": (
         "the stages that a run keeps; make one of them the result again",
         "fulgurite.cli.checkpoints",

@@ -147,6 +147,7 @@ def schema_markdown() -> str:
         "data",
         "reference",
         "artifact",
+        "efficiency",
         "samples",
         "pictures",
         "restored",
@@ -157,6 +158,7 @@ def schema_markdown() -> str:
         parts += [f"\n## {name}\n\n", *_table(inner)]
     titles = {"stage": "stages[]", "try": "stages[].tries[]", "gate": "stages[].tries[].gate"}
     titles |= {"measure": "stages[].tries[].gate.per_measure[]", "layer": "stages[].tries[].layers[]"}
+    titles |= {"efficiency": "efficiency.reference, efficiency.artifact"}
     titles |= {"retrieved": "pictures.retrieved[]", "found": "pictures.retrieved[].before[], after[]"}
     titles |= {"caption": "pictures.captions[]"}
     for name, title in titles.items():
@@ -172,7 +174,9 @@ def _table(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _rows(schema: Mapping[str, Any], prefix: str, top: bool) -> Iterator[str]:
     for key, value in schema["properties"].items():
-        meaning = value["description"] if key in schema.get("required", ()) else value["description"] + " Optional."
+        meaning = (
+            value["description"] if key in schema.get("required", ()) else value["description"] + " Optional."
+        )
         yield f"| `{prefix}{key}` | {_type(value)} | {meaning.replace('|', chr(92) + '|')} |\n"
         inner, step = value, f"{prefix}{key}."
         if isinstance(value.get("additionalProperties"), dict):
