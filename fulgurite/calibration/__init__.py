@@ -1,5 +1,6 @@
 """What encoding learns from data: the metric in which a weight's error is measured."""
 
+from fulgurite.calibration._shares import Share
 from fulgurite.calibration._watch import evaluating, frozen
 from fulgurite.calibration.gather import gather_metrics
 from fulgurite.calibration.metric import Metric, MetricKind
@@ -11,6 +12,7 @@ __all__ = [
     "MetricKind",
     "PairedMoments",
     "SampledLoss",
+    "Share",
     "call_groups",
     "count_positions",
     "evaluating",

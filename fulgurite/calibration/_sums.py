@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.calibration._layers import is_transposed, made, num_groups, seen
+from fulgurite.calibration._shares import Moments
 from fulgurite.calibration.metric import Metric, MetricKind
 
 _UNSEEN = 0.5
@@ -86,6 +87,19 @@ class InputSums:
 
     def _add(self, values: Tensor) -> None:
         self._total = values if self._total is None else self._total.add_(values)
+
+    def take(self) -> Moments | None:
+        """The sums so far, which begin anew; ``None`` where no batch reached the layer."""
+        total, energy, count = self._total, self._energy, self._count
+        self._total, self._energy, self._count = None, None, 0
+        return None if total is None else Moments([total] if energy is None else [total, energy], count)
+
+    def put(self, moments: Moments) -> None:
+        """Add sums that were taken."""
+        self._add(moments.tensors[0])
+        for energy in moments.tensors[1:]:
+            self._energy = energy if self._energy is None else self._energy + energy
+        self._count += moments.count
 
     def part(self) -> Part | None:
         """The layer's part, or ``None`` where no batch reached it."""
@@ -178,6 +192,23 @@ class FisherSums:
                 columns.new_zeros(width, width), columns.new_zeros(rows), columns.new_zeros(())
             )
         return self._sum
+
+    def take(self) -> Moments | None:
+        """The sums so far, which begin anew; ``None`` where no batch's loss depends on the layer."""
+        found, occurrences = self._sum, self._occurrences
+        self._sum, self._occurrences = None, 0
+        return None if found is None else Moments([found.columns, found.rows, found.together], occurrences)
+
+    def put(self, moments: Moments) -> None:
+        """Add sums that were taken."""
+        if self._sum is None:
+            self._sum = _Product(*moments.tensors)
+        else:
+            for total, part in zip(
+                (self._sum.columns, self._sum.rows, self._sum.together), moments.tensors, strict=True
+            ):
+                total += part
+        self._occurrences += moments.count
 
     def part(self, places: int) -> Part | None:
         """The layer's part per place, or ``None`` where no batch's loss depends on the layer."""

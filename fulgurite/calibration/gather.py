@@ -26,7 +26,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar, get_args
 
 import torch
@@ -34,12 +34,12 @@ from torch import Tensor, nn
 
 from fulgurite.calibration._attention import fused_layers, opened
 from fulgurite.calibration._layers import is_known
+from fulgurite.calibration._shares import CHUNKS, Batch, Batches, Share
 from fulgurite.calibration._sums import FisherSums, InputSums, combine
 from fulgurite.calibration._watch import evaluating, frozen, watch_gradients, watch_inputs
 from fulgurite.calibration.metric import Metric, MetricKind
 from fulgurite.calibration.sampling import SampledLoss, count_positions, sampled_loss
 
-Batch = Mapping[str, Tensor]
 Found = dict[Tensor, Metric | str]
 """For each weight its metric, or why there is none."""
 
@@ -62,6 +62,7 @@ def gather_metrics(
     text_mask: Callable[[Batch], Tensor | None] = attention_mask,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    share: Share = Share(),  # noqa: B008 (frozen)
 ) -> dict[str, Metric]:
     """Run the network over the batches and gather the metric of each named weight.
 
@@ -90,7 +91,7 @@ def gather_metrics(
     Args:
         network: Called as ``network(**batch)`` in eval mode; its training mode comes back.
         batches: Keyword arguments, moved to the network's device. Under ``input``, positions where a batch's
-            ``text_mask`` is 0 are not counted. Held in memory for ``kl``.
+            ``text_mask`` is 0 are not counted. This process's share of them is held in memory.
         names: Of parameters, as ``network.named_parameters`` spells them, tied ones by either name.
         kind: Which metric.
         sampled_loss: For ``kl``; the default is that of causal language models.
@@ -99,9 +100,11 @@ def gather_metrics(
             ``attention_mask``.
         seed: Of what is drawn.
         progress: Called with the number of batches done after each; a second pass counts on.
+        share: This process among those that gather together; the metrics have the same bits for any number.
 
     Returns:
-        The metrics on the network's device by name; tied names hold one. Biases, norms and other vectors have
+        The metrics on the network's device by name; tied names hold one. Of several processes the first has them,
+        the others get none. Biases, norms and other vectors have
         none, and under ``identity`` no weight has.
 
     Raises:
@@ -118,14 +121,18 @@ def gather_metrics(
     if kind == "identity" or not matrices:
         return {}
     wanted = {parameters[name] for name in matrices}
-    counted = _Counted(batches, _device(network), progress)
+    shared = Batches(batches, _device(network), progress, share)
     reasons: dict[Tensor, str] = {}
     found: dict[Tensor, Metric] = {}
     if kind == "kl":
-        counted.keep()
-        _sort(_fisher(network, counted, wanted, sampled_loss, count_places, seed), found, reasons, "kl")
-    if missing := wanted - set(found):
-        _sort(_inputs(network, counted, missing, text_mask), found, reasons, "input")
+        sampled = _Sampled(sampled_loss, count_places, seed)
+        _sort(_fisher(network, shared, wanted, sampled, share), found, reasons, "kl")
+    missing = share.agree([name for name in matrices if parameters[name] not in found])
+    if missing:
+        weights = {parameters[name] for name in missing}
+        _sort(_inputs(network, shared, weights, text_mask, share), found, reasons, "input")
+    if share.rank > 0:
+        return {}
     for weight in wanted:
         found.setdefault(weight, Metric())
         found[weight] = replace(found[weight], fallback=reasons.get(weight, ""))
@@ -142,102 +149,68 @@ def _sort(outcome: Found, found: dict[Tensor, Metric], reasons: dict[Tensor, str
             reasons[weight] = f"{before}{kind}: {metric}"
 
 
-class _Counted:
-    """Batches on a device, for one pass or, once kept, for several; counts them."""
-
-    def __init__(
-        self, batches: Iterable[Batch], device: torch.device, progress: Callable[[int], None] | None
-    ) -> None:
-        self._batches = batches
-        self._device = device
-        self._progress = progress
-        self._done = 0
-
-    def keep(self) -> None:
-        self._batches = list(self._batches)
-
-    def each(self, work: Callable[[Batch], None]) -> None:
-        """Do the work on each batch.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        first = self._done
-        for batch in self._batches:
-            work(
-                {
-                    key: value.to(self._device) if isinstance(value, Tensor) else value
-                    for key, value in batch.items()
-                }
-            )
-            self._done += 1
-            if self._progress is not None:
-                self._progress(self._done)
-        if self._done == first:
-            raise ValueError(
-                "calibration needs at least one batch, got none: is the training text too short?"
-            )
-
-
 def _inputs(
     network: nn.Module,
-    batches: _Counted,
+    batches: Batches,
     wanted: Collection[Tensor],
     text_mask: Callable[[Batch], Tensor | None],
+    share: Share,
 ) -> Found:
-    """Second moments of the inputs of the layers of each weight."""
-    sums = {layer: InputSums(layer) for layer in _layers_of(network, wanted)}
-    if sums:
+    """Second moments of the inputs of the layers of each weight; rank 0 has them."""
+    layers = _layers_of(network, wanted)
+    sums, totals = ({layer: InputSums(layer) for layer in layers} for _ in range(2))
+    for _, chunk in batches.chunks() if layers else ():
         with watch_inputs(sums) as see_mask, _calls(sums), evaluating(network), torch.no_grad():
-
-            def run(batch: Batch) -> None:
+            for batch in chunk:
                 see_mask(text_mask(batch))
                 network(**batch)
-
-            batches.each(run)
+        share.add_up(list(sums.values()), list(totals.values()))
     outcome: Found = {}
-    for weight in wanted:
-        layers = _of(weight, sums)
-        parts = [part for each in layers if (part := each.part()) is not None]
+    for weight in wanted if share.rank == 0 else ():
+        parts = [part for each in _of(weight, totals) if (part := each.part()) is not None]
         outcome[weight] = _judged(
-            combine(parts, "input") if parts else "no batch reached it", known=bool(layers)
+            combine(parts, "input") if parts else "no batch reached it", known=bool(_of(weight, totals))
         )
     return outcome
 
 
-def _fisher(
-    network: nn.Module,
-    batches: _Counted,
-    wanted: Collection[Tensor],
-    loss_of: SampledLoss,
-    count_places: Callable[[Batch], int],
-    seed: int,
-) -> Found:
-    """Second moments of sampled gradients of each weight, per place."""
-    sums = {layer: FisherSums(layer) for layer in _layers_of(network, wanted)}
-    overwritten: set[nn.Module] = set()
-    generator = torch.Generator().manual_seed(seed)
-    places = [0]
-    if sums:
-        with watch_gradients(sums, overwritten), _calls(sums), evaluating(network), frozen(network):
+@dataclass(frozen=True)
+class _Sampled:
+    """The random loss that ``kl`` is made from."""
 
-            def run(batch: Batch) -> None:
-                loss = loss_of(network, batch, generator)
-                places[0] += count_places(batch)
+    loss: SampledLoss
+    count_places: Callable[[Batch], int]
+    seed: int
+
+
+def _fisher(
+    network: nn.Module, batches: Batches, wanted: Collection[Tensor], sampled: _Sampled, share: Share
+) -> Found:
+    """Second moments of sampled gradients of each weight, per place; rank 0 has them."""
+    layers = _layers_of(network, wanted)
+    sums, totals = ({layer: FisherSums(layer) for layer in layers} for _ in range(2))
+    overwritten: set[nn.Module] = set()
+    places = 0
+    for number, chunk in batches.chunks() if layers else ():
+        generator = torch.Generator().manual_seed(sampled.seed * CHUNKS + number)  # whoever draws for it
+        with watch_gradients(sums, overwritten), _calls(sums), evaluating(network), frozen(network):
+            for batch in chunk:
+                loss = sampled.loss(network, batch, generator)
+                places += sampled.count_places(batch)
                 if loss.requires_grad:  # or none of the layers was reached, which their sums will tell
                     torch.autograd.backward(loss)
-
-            batches.each(run)
-    spoilt = {layer.weight for layer in overwritten}
+        share.add_up(list(sums.values()), list(totals.values()))
+    spoilt = share.gather([place for place, layer in enumerate(layers) if layer in overwritten])
+    places = sum(share.gather(places))
     outcome: Found = {}
-    for weight in wanted:
-        layers = _of(weight, sums)
-        parts = [part for each in layers if (part := each.part(max(1, places[0]))) is not None]
-        if weight in spoilt:
+    for weight in wanted if share.rank == 0 else ():
+        parts = [part for each in _of(weight, totals) if (part := each.part(max(1, places))) is not None]
+        if any(layers[place].weight is weight for each in spoilt for place in each):
             outcome[weight] = "the network changes its input in place"
         else:
             outcome[weight] = _judged(
-                combine(parts, "kl") if parts else "no batch's loss depends on it", known=bool(layers)
+                combine(parts, "kl") if parts else "no batch's loss depends on it",
+                known=bool(_of(weight, totals)),
             )
     return outcome
 
