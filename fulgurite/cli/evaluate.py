@@ -41,6 +41,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         help=texts["allow_code_execution"],
     )
     parser.add_argument("--experts", metavar="FILE", help=texts["experts"])
+    parser.add_argument("--edge_of_chaos", metavar="NAME", help=texts["edge_of_chaos"])
     parser.add_argument("--output_dir", metavar="DIR", help=texts["output_dir"])
     parser.add_argument("--packed", action="store_true", help=texts["packed"])
     parser.add_argument("--text", nargs="+", metavar="FILE", help=texts["text"])
@@ -76,6 +77,7 @@ def evaluate(
     bench_data: str | None = None,
     allow_code_execution: bool = False,
     experts: str | None = None,
+    edge_of_chaos: str | None = None,
     output_dir: str | None = None,
     packed: bool = False,
 ) -> None:
@@ -95,7 +97,8 @@ def evaluate(
         json_output: Print one JSON object.
         benchmarks: Names of lm-evaluation-harness tasks in configs/benchmarks, between commas: arc_easy, arc_challenge,
             hellaswag, winogrande, mmlu (5 solved questions in front), mmlu_zero_shot, truthfulqa_mc1, truthfulqa_mc2,
-            gsm8k, humaneval, wikitext2, tinystories, text, last_word, continuation; or core, the eight of the gate.
+            gsm8k, humaneval, wikitext2, tinystories, text, last_word, continuation; or core, the eight of the gate, or
+            alignment, pairs of completions by four rules, which need no data.
         bench_data: Folder of the benchmarks' files, in JSON lines or parquet with the hub's field names, such as
             arc_easy/test.jsonl; without it they are read from the hub.
         allow_code_execution: Run the programs that the network writes for humaneval, each in a sandbox: a process
@@ -103,6 +106,7 @@ def evaluate(
             a processor and in 1 GiB of memory. Off by default.
         experts: JSON file of the experts of a mixture, {"experts": [{"name": "science", "weight": 0.6, "benchmark":
             "arc_easy"}, ...]}: prints the score of each and their weighted score.
+        edge_of_chaos: One of the benchmarks, whose accuracy is checked to lie within 0.70 and 0.80.
         output_dir: Write evaluation.npz, which a gate can pair, and items.jsonl, a line for each item.
         packed: Keep an artefact's weights packed in memory, as it would run on a small machine.
     """
@@ -121,6 +125,7 @@ def evaluate(
             batch_size=batch_size,
             allow_code_execution=allow_code_execution,
             experts=experts,
+            edge_of_chaos=edge_of_chaos,
             output_dir=output_dir,
             packed=packed,
             json_output=json_output,

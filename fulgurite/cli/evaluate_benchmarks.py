@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fulgurite.cli.main import UsageError
+from fulgurite.evaluation.checks import Check
 from fulgurite.evaluation.harness import BenchmarkDataError, LanguageSuite, SuiteResult, TaskScore
 from fulgurite.evaluation.statistics import informative, retention_interval
 from fulgurite.reporting.units import format_score
@@ -42,6 +43,7 @@ def evaluate_benchmarks(
     batch_size: int = 16,
     allow_code_execution: bool = False,
     experts: str | None = None,
+    edge_of_chaos: str | None = None,
     output_dir: str | None = None,
     packed: bool = False,
     json_output: bool = False,
@@ -56,6 +58,10 @@ def evaluate_benchmarks(
             allow_code_execution=allow_code_execution,
             experts=experts,
         )
+        if edge_of_chaos is not None and edge_of_chaos not in suite.tasks:
+            raise ValueError(
+                f"--edge_of_chaos must be one of {', '.join(suite.tasks)}, got {edge_of_chaos!r}"
+            )
     except BenchmarkDataError:
         raise
     except ModuleNotFoundError as error:
@@ -69,7 +75,16 @@ def evaluate_benchmarks(
     if output_dir is not None:
         result.save(output_dir)
     facts = _facts(network, result, reference, other)
-    print(json.dumps(facts, indent=1) if json_output else "\n".join(_lines(facts, result, other)))
+    checks = result.checks(chaos=edge_of_chaos)
+    if checks:
+        facts["checks"] = [check.to_dict() for check in checks]
+    if result.alignment is not None:
+        facts["alignment"] = result.alignment.to_dict()
+    print(
+        json.dumps(facts, indent=1)
+        if json_output
+        else "\n".join([*_lines(facts, result, other), *_judged(result, checks)])
+    )
 
 
 def _result(suite: LanguageSuite, source: str, batch_size: int, packed: bool) -> SuiteResult:
@@ -169,6 +184,23 @@ def _lines(facts: dict[str, Any], result: SuiteResult, other: SuiteResult | None
         )
     minutes, seconds = divmod(round(result.seconds), 60)
     return [f"{facts['network']}   {count:,} items in {minutes}:{seconds:02d}", *table]
+
+
+def _judged(result: SuiteResult, checks: Sequence[Check]) -> list[str]:
+    """Checks, and what the preferences of a network have to do with length."""
+    lines = [check.sentence for check in checks]
+    if result.alignment is not None:
+        lines += [
+            f"{rule.rule}: {rule.where_longer:.2f} where the aligned end is longer, {rule.where_shorter:.2f} where "
+            f"shorter, {rule.length_controlled:.2f} for both alike; the shorter end wins {rule.shorter_wins:.2f}; "
+            f"per character {rule.per_character:.2f}, the same end in {rule.two_ways_agree:.2f}"
+            for rule in result.alignment.rules
+        ]
+        lines.append(
+            f"rules differ by {result.alignment.spread:.2f}; if all had one share, by as much with probability "
+            f"{result.alignment.agreement_p:.2f}"
+        )
+    return lines
 
 
 def _cells(row: _Printed) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ names, data folder -> LanguageSuite -> evaluate(network, tokenizer) -> SuiteResu
 
 from fulgurite.evaluation.harness.experts import Expert, ExpertMixture
 from fulgurite.evaluation.harness.measures import TaskScore
+from fulgurite.evaluation.harness.result import SuiteResult
 from fulgurite.evaluation.harness.settings import BenchmarkSettings
 from fulgurite.evaluation.harness.sources import BenchmarkDataError
-from fulgurite.evaluation.harness.suite import CORE, LanguageSuite, SuiteResult, benchmark_folder, expand
+from fulgurite.evaluation.harness.suite import CORE, LanguageSuite, benchmark_folder, expand
 
 __all__ = [
     "CORE",

@@ -132,7 +132,7 @@ def _expert(number: int, given: Any) -> Expert:
     for field, kind in (("name", str), ("weight", (int, float)), ("benchmark", str)):
         if field not in given or given[field] in (None, ""):
             raise ValueError(f"expert {name!r}: expected a {field}, found the fields {', '.join(given)}")
-        if not isinstance(given[field], kind) or isinstance(given[field], bool):  # type: ignore[arg-type]
+        if not isinstance(given[field], kind) or isinstance(given[field], bool):
             raise ValueError(f"expert {name!r}: {field} is {given[field]!r}, expected {_KINDS[field]}")
     return Expert(given["name"], float(given["weight"]), given["benchmark"])
 

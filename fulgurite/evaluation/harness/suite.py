@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fulgurite.evaluation.evaluation import Evaluation
+from fulgurite.evaluation.alignment import PREFIX, RULES
 from fulgurite.evaluation.harness.experts import ExpertMixture
-from fulgurite.evaluation.harness.measures import TaskScore, score_task
+from fulgurite.evaluation.harness.measures import score_task
+from fulgurite.evaluation.harness.result import SuiteResult
 from fulgurite.evaluation.harness.sources import BenchmarkDataError
 from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.sandbox import find_sandbox
@@ -51,42 +52,9 @@ _GROUPS = {
     "core": CORE,
     "arc": ("arc_easy", "arc_challenge"),
     "truthfulqa": ("truthfulqa_mc1", "truthfulqa_mc2"),
+    "alignment": tuple(PREFIX + rule for rule in RULES),
 }
 _FEWSHOT_SEED = 1234  # the harness's own: with another the solved examples are others
-
-
-@dataclass(frozen=True)
-class SuiteResult:
-    """What a suite found of one network.
-
-    Args:
-        scores: One a benchmark, in the order in which they were named.
-        seconds: Time of it all.
-        named: Benchmarks that were asked for by name, and not by an expert alone.
-        experts: Measures of the experts and of their mixture, where there are any.
-    """
-
-    scores: tuple[TaskScore, ...]
-    seconds: float
-    named: tuple[str, ...] = ()
-    experts: tuple[Measure, ...] = ()
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """The measures for a gate, and every other metric as a fact."""
-        facts = {
-            f"{score.name}/{metric}": value for score in self.scores for metric, value in score.others.items()
-        }
-        named = [score.measure for score in self.scores if score.name in self.named]
-        return Evaluation([*named, *self.experts], facts)
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``evaluation.npz`` (see ``Evaluation.load``), and ``items.jsonl`` with a line an item."""
-        from fulgurite.artifact.files import write_file
-
-        self.evaluation.save(Path(folder) / "evaluation.npz")
-        lines = [json.dumps(item, ensure_ascii=False) for score in self.scores for item in score.items]
-        write_file(Path(folder) / "items.jsonl", ("\n".join(lines) + "\n").encode())
 
 
 @dataclass(frozen=True)
