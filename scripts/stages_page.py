@@ -19,11 +19,10 @@ from pathlib import Path
 
 from stages import page
 from stages.cascades import CASCADES, compare, section
-from stages.results import out_of_reach, read_rows, run
+from stages.results import RESAMPLES, out_of_reach, read_rows, run
 from stages.techniques import DATA_IN_RECIPES, NETWORKS, TECHNIQUES, Network, recipe_of
 
 from fulgurite._version import __version__
-from fulgurite.analysis.comparison import RESAMPLES
 from fulgurite.reporting.figures import save_png
 
 RECIPES = Path(__file__).resolve().parents[1] / "configs/recipes"
@@ -33,10 +32,11 @@ HEAD = """\
 
 The same networks in the same bytes, coded by each technique alone and by joint forms: which keeps most? Every row is
 a stage of `fulgurite compress` under a limit in bytes (`allocate`), from the reference's weights, with `metric: kl`,
-its gate so low that all is measured. *Kept* is the mean, over the gate's measures, of what is left of the reference's
-advantage over chance, with a 95 % interval from a paired bootstrap over the held-out items ({draws:,} draws); below
-0 % a network is worse than chance. Differences are drawn in pairs, on the same items; two rows are *apart* where the
-interval of their difference leaves 0 out. *s* is the time of coding on one core, shared with other work.
+its gate so low that all is measured; where rates come in steps less than the limit may be used. *Kept* is the mean,
+over the gate's measures, of what is left of the reference's advantage over chance, with a 95 % interval from a paired
+bootstrap over the held-out items ({draws:,} draws); below 0 % a network is worse than chance. Differences are drawn
+in pairs, on the same items; two rows are *apart* where the interval of their difference leaves 0 out. *s* is the time
+of coding on one core, shared with other work.
 
 """
 

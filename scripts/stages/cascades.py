@@ -16,6 +16,7 @@ from stages.techniques import DATA_IN_RECIPES, LOWEST_GATE
 
 from fulgurite.reporting.record import read_record
 from fulgurite.reporting.table import markdown_rows
+from fulgurite.reporting.units import format_list
 
 PLAIN = "_ecq"
 """What the name of the run with one codec ends with."""
@@ -164,8 +165,8 @@ def _difference(last: Row, others: list[Row]) -> str:
     for other in others:
         over = last.over(other)
         sure = "apart" if apart(over) else "not apart"
-        sentences.append(f"The cascade keeps {points(over)} points more than *{other.name}*: {sure}.")
-    return " ".join(sentences)
+        sentences.append(f"{points(over)} points against *{other.name}* ({sure})")
+    return f"What the cascade keeps: {format_list(sentences)}."
 
 
 def _stages(folder: Path) -> list[tuple[Row, Mapping[str, Any]]]:

@@ -33,7 +33,10 @@ _SHIFT = 0.035  # between two techniques at one ratio, in doublings
 def section(network: Network, rows: Rows, missing: Mapping[str, str]) -> str:
     """One network: what it is, its table, and who is best."""
     parts = [f"## {network.title}", network.what, table(network, rows)]
-    parts += [f"*{name}*: {reason}." for name, reason in missing.items()]
+    parts += [f"No further row of *{name}*: {reason}." for name, reason in missing.items()]
+    known = {row.name for each in rows.values() for row in each}
+    if absent := [f"*{one.title}*" for one in TECHNIQUES if one.title not in known]:
+        parts.append(f"Not run here: {format_list(absent)}.")
     parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(rows), *factored(rows)]))
     return "\n\n".join(parts)
 

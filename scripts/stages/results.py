@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from stages.techniques import RATIOS, Network
 
-from fulgurite.analysis.comparison import RESAMPLES
 from fulgurite.analysis.runs import has_ended, run_recipe
 from fulgurite.artifact.files import write_file
 from fulgurite.artifact.manifest import read_manifest
@@ -32,6 +31,9 @@ from fulgurite.evaluation.statistics import (
     upper_bound,
 )
 from fulgurite.reporting.record import read_record
+
+RESAMPLES = 2000
+"""Draws of the bootstrap, as many as the gate takes: a correlation has to be taken anew of each."""
 
 _SIDE = 0.975  # each side of a central interval of 95 %
 _OUT_OF_REACH = re.compile(r"[^:]* cannot be met: the least possible is [\d,]+ bytes")

@@ -221,7 +221,7 @@ NETWORKS = (
         None,
         data={"calibration_texts": 250},
         shown=("spearman", "fidelity"),
-        techniques=("prune", "low_rank", "uniform", "ecq", "prune_bits", "low_rank_ecq", "prune_plus"),
+        techniques=("prune", "low_rank", "uniform", "ecq", "prune_bits", "low_rank_ecq"),
         select=("encoder.layer.3.attention.*", "encoder.layer.3.intermediate.*"),
         sample=1 << 14,
     ),
