@@ -17,6 +17,7 @@ from fulgurite.codecs import (
     SparseCodec,
     UniformCodec,
     VptqCodec,
+    VqvaeCodec,
 )
 
 CONTRACT_CASES: dict[str, Codec] = {
@@ -51,6 +52,7 @@ CONTRACT_CASES: dict[str, Codec] = {
     "uniform3-feedback": UniformCodec(bits=3, group_size=32, error_feedback=True),
     "vptq": VptqCodec(codebook_size=64),
     "vptq-residual-entropy": VptqCodec(codebook_size=32, residual_codebook_size=16, entropy=True),
+    "vqvae-3bits": VqvaeCodec(3, codes=16, steps=2),
     "vptq-groups-outliers": VptqCodec(3, 32, num_groups=2, outlier_share=0.1, column_norm=True),
 }
 """Small settings: each must encode a few thousand weights in about a second."""

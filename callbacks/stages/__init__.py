@@ -10,6 +10,7 @@ from callbacks.stages.static_encoder import StaticEncoderStage
 from callbacks.stages.structure import StructuralStage
 from callbacks.stages.towers import TowersStage
 from callbacks.stages.vocabulary import VocabularyStage
+from callbacks.stages.vqvae import VqvaeStage
 
 __all__ = [
     "Allocate",
@@ -22,4 +23,5 @@ __all__ = [
     "StructuralStage",
     "TowersStage",
     "VocabularyStage",
+    "VqvaeStage",
 ]

@@ -14,6 +14,7 @@ from fulgurite.codecs.seedlm import SeedLMCodec
 from fulgurite.codecs.sparse import SparseCodec
 from fulgurite.codecs.uniform import UniformCodec
 from fulgurite.codecs.vptq import VptqCodec
+from fulgurite.codecs.vqvae import VqvaeCodec
 
 CODECS: dict[str, type[Codec]] = {
     codec.name: codec
@@ -29,6 +30,7 @@ CODECS: dict[str, type[Codec]] = {
         SparseCodec,
         UniformCodec,
         VptqCodec,
+        VqvaeCodec,
     )
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "SparseCodec",
     "UniformCodec",
     "VptqCodec",
+    "VqvaeCodec",
     "as_matrix",
     "decode",
     "nmse",

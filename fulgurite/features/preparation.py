@@ -158,7 +158,9 @@ class Preparation:
         known = dict(known)
         if known.pop("version") != _VERSION:
             raise ValueError(f"version must be {_VERSION}")
-        rows = {key: tuple(known.pop(key)) for key in ("columns", "kept", "low", "high", "mean", "scale")}
+        rows: dict[str, Any] = {
+            key: tuple(known.pop(key)) for key in ("columns", "kept", "low", "high", "mean", "scale")
+        }
         return cls(**rows, split=Split(**known.pop("split")), **known)
 
 
