@@ -33,6 +33,8 @@ class CompressedDDP(DDPStrategy):
         target: CAQ to hold, of ``adaptive`` and ``fixed``: compression ratio / (CPU seconds of a step + 1).
         predictor: File of an ``EntropyPredictor``; by default bits follow from each channel's variance alone.
         threshold: Share of a quantisation step in [0.5, 1] below which an entry is pruned.
+        balance: How much a channel's quantisation step follows the channel's size, in [0, 1]: 0 leaves out the least
+            energy, and more is kinder to Adam, which divides each gradient by its size.
         bits: Of ``fixed``, 2 to 8.
         most_error: Largest share of the energy that a step may leave out: what it leaves out is sent later.
         rank: Of ``powersgd``.
@@ -50,6 +52,7 @@ class CompressedDDP(DDPStrategy):
         target: float = 8.0,
         predictor: str | None = None,
         threshold: float = 0.6,
+        balance: float = 0.5,
         bits: int = 4,
         most_error: float = 0.98,
         rank: int = 4,
@@ -64,6 +67,7 @@ class CompressedDDP(DDPStrategy):
                 None if predictor is None else load_predictor(predictor),
                 threshold,
                 bits if method == "fixed" else None,
+                balance,
             )
             scheduler = CaqScheduler(target, most_error=most_error)
             self.exchange = GradientExchange(codec, scheduler, dense_steps=dense_steps, min_size=min_size)

@@ -1,11 +1,17 @@
-r"""What data-parallel training does instead of an all-reduce: send each rank's gradients in few bytes.
+r"""What data-parallel training does instead of an all-reduce: send gradients in few bytes, twice.
 
-gradient / loss scale + residual -> codec -> payload -> all-gather -> decode all -> mean -> * loss scale -> gradient
-                                       \-> what it leaves out ---> residual (stays on the rank, for the next step)
+gradient / loss scale + residual -> rows of each rank -> codec -> payload to that rank -> decode -> mean of the rows
+                                                            \-> what it leaves out -> residual, for the next step
+mean of own rows + residual -> codec -> payload to all ranks -> decode -> * loss scale -> gradient
+                                  \-> what it leaves out -> residual of the mean, for the next step
 vectors, small tensors and the first steps -> all-reduce as ever
 
-Reference: Karimireddy et al., "Error Feedback Fixes SignSGD", ICML 2019, https://arxiv.org/abs/1901.09847, for the
-residual. Residuals are kept by parameter, not by bucket: buckets are rebuilt after the first step.
+Each rank sums a share of the rows, as in a ring all-reduce, so that what a rank sends does not grow with the number of
+ranks; if all sent all they have to all, it would.
+
+References: Karimireddy et al., "Error Feedback Fixes SignSGD", ICML 2019, https://arxiv.org/abs/1901.09847, for the
+residual; Tang et al., "DoubleSqueeze", ICML 2019, https://arxiv.org/abs/1905.05957, for that of the mean. Residuals are
+kept by parameter, not by bucket: buckets are rebuilt after the first step.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fulgurite.gradients.codec import GradientCodec
+from fulgurite.gradients.codec import GradientCodec, Payload
 from fulgurite.gradients.scheduler import CaqScheduler, caq
 
 Bucket = Any  # torch.distributed.GradBucket, which torch's annotations leave out
@@ -33,9 +39,10 @@ class Traffic:
     Args:
         steps: Steps counted.
         compressed_steps: Of these, with compressed gradients.
-        payload_bytes: Of all payloads and of what is sent uncompressed, once.
+        payload_bytes: Of a rank's gradients in payloads and of what is not compressed, once.
         dense_bytes: Of the same gradients in float32, once.
-        wire_bytes: That leave the rank: payloads go to each other rank, what is all-reduced goes round a ring.
+        wire_bytes: That leave the rank: payloads of others' rows, that of its own mean to each other rank, and what is
+            all-reduced round a ring.
         dense_wire_bytes: The same, had all been all-reduced.
         cpu_seconds: Of the thread that codes and decodes.
         error: Sum over compressed steps of the share of energy left out.
@@ -104,6 +111,8 @@ class GradientExchange:
         self.step = 0
         self.calls = 0
         self.residuals: dict[str, Tensor] = {}
+        self.mean_residuals: dict[str, Tensor] = {}
+        """Of the rows that this rank sums."""
         self.traffic = Traffic()
         self.skip = False
         """Whether a gradient of the step at hand is not finite on some rank; set anew by each step's first bucket."""
@@ -168,42 +177,80 @@ class GradientExchange:
         self._count(size, size, ring=size)
 
     def _gather(self, coded: list[tuple[str, Tensor]]) -> None:
-        scale = self._loss_scale()
+        scale, rank = self._loss_scale(), dist.get_rank(self._group)
+        names = [name for name, _ in coded]
+        device = coded[0][1].device
         clock = time.thread_time()
-        wanted = []
-        for name, gradient in coded:
-            value = gradient.float() / scale
-            if name in self.residuals:
-                value += self.residuals[name]
-            wanted.append(value)
-        payload = self.codec.encode(wanted, self.scheduler.step)
+        wanted = [gradient.float() / scale + self.residuals.get(name, 0.0) for name, gradient in coded]
+        shares = [[_rows(value, place, self.ranks) for value in wanted] for place in range(self.ranks)]
+        payloads = [self.codec.encode(rows, self.scheduler.step) for rows in shares]
         spent = time.thread_time() - clock
-        found = self._exchange(payload.data, coded[0][1].device)
+        received = self._send([payload.data for payload in payloads], device)
         clock = time.thread_time()
-        rank = dist.get_rank(self._group)
-        total: list[Tensor] | None = None
-        for place, data in enumerate(found):  # in the order of ranks everywhere: all get the same sum
-            values = payload.decoded if place == rank else self.codec.decode(data, wanted)
-            total = (
-                values if total is None else [whole + more for whole, more in zip(total, values, strict=True)]
-            )
-        assert total is not None  # one of the ranks is this one
-        finite = all(bool(torch.isfinite(value).all()) for value in total)
-        for (name, gradient), value, sent, mean in zip(coded, wanted, payload.decoded, total, strict=True):
-            gradient.copy_(mean * (scale / self.ranks))
+        mean = shares[rank]  # of its own rows a rank knows more than it would send
+        for data in received:
+            if data is not None:
+                mean = [
+                    have + more
+                    for have, more in zip(mean, self.codec.decode(data, shares[rank]), strict=True)
+                ]
+        mean = [
+            value / self.ranks + self.mean_residuals.get(name, 0.0)
+            for name, value in zip(names, mean, strict=True)
+        ]
+        own = self.codec.encode(mean, self.scheduler.step)
+        spent += time.thread_time() - clock
+        found = self._share(own.data, device)
+        clock = time.thread_time()
+        parts = [
+            own.decoded if place == rank else self.codec.decode(data, shares[place])
+            for place, data in enumerate(found)
+        ]
+        whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
+        finite = all(bool(torch.isfinite(value).all()) for value in whole)
+        sent = [torch.cat(rows) for rows in zip(*(_sent(payloads, shares, rank)), strict=True)]
+        for (name, gradient), value, out, new in zip(coded, wanted, sent, whole, strict=True):
+            gradient.copy_(new * scale)
             if finite:
-                self.residuals[name] = value - sent
+                self.residuals[name] = value - out
         entries = sum(value.numel() for value in wanted)
         self._entries += entries
         if finite:
-            self._lost += payload.error * entries
+            for name, value, out in zip(names, mean, own.decoded, strict=True):
+                self.mean_residuals[name] = value - out
+            self._lost += sum(
+                payload.error * sum(row.numel() for row in rows)
+                for payload, rows in zip(payloads, shares, strict=True)
+            )
         else:  # the step will be skipped on all ranks: residuals stay as they were
             self.skip = True
-        self._count(payload.num_bytes, 4 * entries, sent=payload.num_bytes * (self.ranks - 1))
+        others = sum(payload.num_bytes for place, payload in enumerate(payloads) if place != rank)
+        size = sum(payload.num_bytes for payload in payloads)
+        self._count(size, 4 * entries, sent=others + own.num_bytes * (self.ranks - 1))
         self._now.cpu_seconds += spent + time.thread_time() - clock
 
-    def _exchange(self, data: Tensor, device: torch.device) -> list[Tensor]:
-        """The payloads of all ranks, which differ in length."""
+    def _send(self, data: list[Tensor], device: torch.device) -> list[Tensor | None]:
+        """Give each rank its payload; those that the others have for this one, and nothing in its own place."""
+        rank = dist.get_rank(self._group)
+        sizes = torch.tensor([part.numel() for part in data], device=device)
+        table = [torch.zeros_like(sizes) for _ in range(self.ranks)]
+        dist.all_gather(table, sizes, group=self._group)
+        found: list[Tensor | None] = [None] * self.ranks
+        kept = [part.to(device) for part in data]  # until all is sent
+        asked = []
+        for place in range(self.ranks):
+            if place != rank:
+                taken = torch.empty(int(table[place][rank]), dtype=torch.uint8, device=device)
+                found[place] = taken
+                peer = place if self._group is None else dist.get_global_rank(self._group, place)
+                asked.append(dist.P2POp(dist.isend, kept[place], peer, self._group))
+                asked.append(dist.P2POp(dist.irecv, taken, peer, self._group))
+        for work in dist.batch_isend_irecv(asked) if asked else ():
+            work.wait()
+        return [None if part is None else part.cpu() for part in found]
+
+    def _share(self, data: Tensor, device: torch.device) -> list[Tensor]:
+        """The payloads of all ranks, which differ in length, on every rank."""
         size = torch.tensor([data.numel()], device=device)
         sizes = [torch.zeros_like(size) for _ in range(self.ranks)]
         dist.all_gather(sizes, size, group=self._group)
@@ -227,7 +274,9 @@ class GradientExchange:
         if self._entries and not self.skip:
             now.compressed_steps = 1
             now.error = self._lost / self._entries
-            now.caq = caq(now.dense_bytes / now.payload_bytes, now.cpu_seconds)
+            alone = not now.wire_bytes  # one process sends nothing
+            ratio = now.dense_bytes / now.payload_bytes if alone else now.dense_wire_bytes / now.wire_bytes
+            now.caq = caq(ratio, now.cpu_seconds)
             self.scheduler.update(now.caq, now.error)
         self._entries, self._lost = 0, 0.0
         self.traffic = self.traffic.plus(now)
@@ -239,14 +288,18 @@ class GradientExchange:
 
     def state_dict(self) -> dict[str, object]:
         """What this rank goes on with: its residuals, and where it is."""
-        residuals = {name: value.cpu() for name, value in self.residuals.items()}
-        return {"step": self.step, "residuals": residuals, "scheduler": self.scheduler.state_dict()}
+        return {
+            "step": self.step,
+            "residuals": {name: value.cpu() for name, value in self.residuals.items()},
+            "mean_residuals": {name: value.cpu() for name, value in self.mean_residuals.items()},
+            "scheduler": self.scheduler.state_dict(),
+        }
 
     def load_state_dict(self, states: list[dict[str, object]], rank: int, ranks: int) -> str:
         """Go on from the states of all ranks, which may have been more or fewer.
 
-        With other ranks, each gets the mean of all residuals: the mean over ranks, which is what reaches the
-        weights, is as it was.
+        With other ranks, each gets the mean of all residuals, those of the means included: what is still to reach the
+        weights is as it was.
 
         Returns:
             A sentence for the user where residuals are not as they were; else nothing.
@@ -254,18 +307,30 @@ class GradientExchange:
         mine = states[rank] if len(states) == ranks else states[0]
         self.step = int(mine["step"])  # type: ignore[call-overload]
         self.scheduler.load_state_dict(mine["scheduler"])  # type: ignore[arg-type]
-        held: list[Mapping[str, Tensor]] = [state["residuals"] for state in states]  # type: ignore[misc]
+        held: list[dict[str, Tensor]] = [state["residuals"] for state in states]  # type: ignore[misc]
+        means: list[dict[str, Tensor]] = [state["mean_residuals"] for state in states]  # type: ignore[misc]
         if len(states) == ranks:
-            self.residuals = dict(held[rank])
+            self.residuals, self.mean_residuals = held[rank], means[rank]
             return ""
-        names = dict.fromkeys(name for residuals in held for name in residuals)
+        self.mean_residuals = {}
         self.residuals = {
-            name: torch.stack([residuals[name] for residuals in held if name in residuals]).sum(0)
-            / len(states)
-            for name in names
+            name: sum(residuals[name] for residuals in held) / len(states)
+            + torch.cat([part[name] for part in means])
+            for name in held[0]
         }
         return f"saved by {len(states)} processes, resumed by {ranks}: each takes the mean of all residuals"
 
     def to(self, device: torch.device) -> None:
         """Keep residuals on the gradients' device."""
         self.residuals = {name: value.to(device) for name, value in self.residuals.items()}
+        self.mean_residuals = {name: value.to(device) for name, value in self.mean_residuals.items()}
+
+
+def _rows(value: Tensor, rank: int, ranks: int) -> Tensor:
+    """The rows that a rank sums; none where there are fewer rows than ranks."""
+    return value[len(value) * rank // ranks : len(value) * (rank + 1) // ranks]
+
+
+def _sent(payloads: list[Payload], shares: list[list[Tensor]], rank: int) -> list[list[Tensor]]:
+    """What of each rank's rows has reached that rank: of its own, all."""
+    return [shares[rank] if place == rank else payload.decoded for place, payload in enumerate(payloads)]

@@ -30,6 +30,8 @@ def tensors() -> list[Tensor]:
 CODECS = {
     "adaptive": GradientCodec(),
     "threshold": GradientCodec(threshold=0.9),
+    "balanced": GradientCodec(balance=0.5),
+    "relative": GradientCodec(balance=1.0),
     "fixed2": GradientCodec(fixed_bits=2),
     "fixed5": GradientCodec(fixed_bits=5),
 }
@@ -87,6 +89,18 @@ def test_bits_where_they_are_needed_beat_equal_bits(bits: int) -> None:
     assert adaptive.num_bytes < 0.8 * fixed.num_bytes
 
 
+def test_balance_gives_quiet_channels_their_share() -> None:
+    """With one step for all, the quietest channels are dropped; with their own, all keep as much of themselves."""
+    given = uneven()
+    kept = {}
+    for balance in (0.0, 1.0):
+        payload = GradientCodec(balance=balance).encode([given], 1.0)
+        lost = (given - payload.decoded[0]).square().sum(1) / given.square().sum(1)
+        kept[balance] = (1 - lost).min()
+    assert kept[0.0] < 0.05
+    assert kept[1.0] > 0.7
+
+
 def test_silent_channels_cost_next_to_nothing() -> None:
     loud = uneven(8)
     with_silence = torch.cat([loud, 1e-12 * uneven(1000)])
@@ -100,9 +114,21 @@ def test_what_is_not_finite_is_said_in_few_bytes(bad: float) -> None:
     given = tensors()
     given[1][3, 0, 0, 0] = bad
     payload = GradientCodec().encode(given, 1.0)
-    assert payload.num_bytes == 5
+    assert payload.num_bytes == 9
     for value in GradientCodec.decode(payload.data, given):
         assert bool(torch.isnan(value).all())
+
+
+def test_empty_tensors_are_sent_as_nothing() -> None:
+    given = [torch.zeros(0, 5), uneven(), torch.zeros(0)]
+    payload = GradientCodec().encode(given, 1.0)
+    assert payload.num_bytes == GradientCodec().encode([uneven()], 1.0).num_bytes
+    for sent, read, original in zip(
+        payload.decoded, GradientCodec.decode(payload.data, given), given, strict=True
+    ):
+        assert torch.equal(sent, read)
+        assert sent.shape == original.shape
+    assert GradientCodec.decode(GradientCodec().encode([], 1.0).data, []) == []
 
 
 def test_zeros_stay_zeros() -> None:
@@ -114,6 +140,7 @@ def test_zeros_stay_zeros() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"balance": 1.5}, r"balance must be in \[0, 1\], got 1.5"),
         ({"threshold": 0.4}, r"threshold must be in \[0.5, 1\] steps, got 0.4"),
         ({"fixed_bits": 9}, r"fixed_bits must be in \[2, 8\], got 9"),
     ],
