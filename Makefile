@@ -9,7 +9,7 @@ OUT ?= runs/quickstart
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis \
+.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis gates \
   stages deltas adaptive-vqvae codec-table wheel clean
 
 help: ## List the targets
@@ -89,6 +89,10 @@ adaptive-vqvae: $(READY) ## Fit VQ-VAEs with ratios by every strategy (an hour),
 	  --pictures $(DATA)/images/emoji/emoji_png72.zip --rows item --output runs/features/emoji.safetensors \
 	  --layers vision_model.embeddings "vision_model.encoder.layers.[013]" visual_projection
 	$(BIN)/python scripts/vqvae_study.py
+
+gates: $(READY) ## Simulate how often gates err (an hour), run three recipes, and write docs/gates.md
+	$(BIN)/python scripts/gate_simulation.py --data $(DATA) --output runs/gates/simulation.json
+	$(BIN)/python scripts/gates_page.py --data $(DATA)
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
 	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md

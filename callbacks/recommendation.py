@@ -80,7 +80,9 @@ def recommend(
     """
     errors = errors_of(layers)
     pattern = diagnose(verdict, errors, failed_checks).pattern
-    severity: Severity = "mild" if pattern == "check" else verdict.severity
+    severity = verdict.severity
+    if pattern == "check":  # a check passes or not: how badly is how many of them
+        severity = "severe" if len(failed_checks) > 1 else "mild"
     rule = RULES.get((pattern, severity))
     if rule is None:
         return None

@@ -116,6 +116,9 @@ def test_each_kind_of_rejection_has_its_own_changes() -> None:
     assert changes(EXPERT) == ["bits 3 -> 4", "refine.steps 50 -> 100"]
     assert changes(INTEGRATION) == ["bits 3 -> 4"]
     assert changes(judged(1.0), failed_checks=["alignment"]) == ["bits 3 -> 4", "refine.steps 50 -> 100"]
+    coarse = Stage(EcqCodec(rate=2.0))
+    assert changes(judged(1.0), stage=coarse, failed_checks=["one"]) == ["rate 2.0 -> 2.2"]
+    assert changes(judged(1.0), stage=coarse, failed_checks=["one", "two"]) == ["rate 2.0 -> 2.5"]
 
 
 def test_nothing_is_changed_where_it_would_mend_nothing() -> None:
