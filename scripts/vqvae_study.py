@@ -3,7 +3,7 @@
 tables (fulgurite features) -> fit, a strategy and a seed a time -> test rows: errors, bytes ---\
                             -> scalar and product quantisation in as many bytes ------------------> page
 
-Results are kept in FOLDER/results.json, a fit at a time: the same command goes on, --page only writes the page.
+Results are kept in FOLDER/results*.json, a fit at a time: the same command goes on, --page only writes the page.
 """
 
 from __future__ import annotations
@@ -48,21 +48,27 @@ def main() -> None:
     parser.add_argument("--features", type=Path, default=Path("runs/features"), help="folder of the tables")
     parser.add_argument("--folder", type=Path, default=Path("runs/vqvae_study"))
     parser.add_argument("--output", type=Path, default=Path("docs/adaptive-vqvae.md"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--part", default="", help="of a process beside others: its results have a file of their own"
+    )
     # features are standardised each by itself: to go by their variance is to be uniform
     others = [name for name in NAMES if name != "variance"]
     parser.add_argument("--strategies", nargs="+", default=[*others, LEARNED])
     parser.add_argument("--no_scale", action="store_true", help="leave out the large table")
     parser.add_argument("--page", action="store_true", help="run nothing: write the page from what is there")
     given = parser.parse_args()
-    path = given.folder / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    path = given.folder / f"results{given.part}.json"
+    results: dict[str, Any] = {}
+    for part in sorted(given.folder.glob("results*.json")):
+        results |= json.loads(part.read_text())
+    ours: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
     def keep(key: str, measure: Callable[[], dict[str, Any]]) -> None:
         if key not in results:
-            results[key] = measure()
+            results[key] = ours[key] = measure()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, (json.dumps(results, indent=1) + "\n").encode())
+            write_file(path, (json.dumps(ours, indent=1) + "\n").encode())
             print(
                 key,
                 {name: value for name, value in results[key].items() if isinstance(value, float)},
@@ -71,7 +77,7 @@ def main() -> None:
 
     if not given.page:
         for table, settings in TABLES.items():
-            for seed in range(given.seeds):  # all strategies of a seed first: what there is can be compared
+            for seed in given.seeds:  # all strategies of a seed first: what there is can be compared
                 for strategy in given.strategies:
                     keep(
                         f"{table}|{strategy}|{seed}",

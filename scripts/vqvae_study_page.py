@@ -65,6 +65,7 @@ def _table_section(results: Results, table: str) -> list[str]:
         rows.append(
             [
                 name,
+                str(len(found)),
                 _mean(found, "worst"),
                 _against(uniform, found, "worst"),
                 _mean(found, "error"),
@@ -74,12 +75,12 @@ def _table_section(results: Results, table: str) -> list[str]:
                 f"{_average(found, 'decoder_bytes') / 1000:.0f} kB",
             ]
         )
-    rows.sort(key=lambda row: float(row[1]))
+    rows.sort(key=lambda row: float(row[2]))
     parts = [
         f"## {table}",
         f"{first['features']} features in {len(first['tokens'])} categories, about {first['rows']:,} test rows, "
         f"{len(uniform)} seeds (of the split, the start and the fit), {first['codes']} codes a row.",
-        markdown_rows(header, rows, [False, *[True] * 7]),
+        markdown_rows(header, rows, [False, *[True] * 8]),
         _verdict(by_seed),
     ]
     if plain:
@@ -99,9 +100,11 @@ def _verdict(by_seed: Mapping[str, Mapping[int, Any]]) -> str:
         mean = "is not worse" if gain >= 1 else "is worse"
         lines.append(
             f"Goal for `{name}`, {_GOAL:g} times less error of the worst category than uniform, the mean not worse: "
-            f"{'met' if met else 'missed'}, {factor:.2f} [{low:.2f}, {high:.2f}], and the mean error {mean} "
+            f"{'met' if met else 'missed'}, {_told(factor, low, high)}, and the mean error {mean} "
             f"({gain:.2f} times less)."
         )
+    most = max(map(len, by_seed.values()))
+    by_seed = {name: found for name, found in by_seed.items() if len(found) == most}  # as sure as each other
     best = max(by_seed, key=lambda name: _ratio(uniform, by_seed[name], "worst")[0])
     least = max(by_seed, key=lambda name: _ratio(uniform, by_seed[name], "error")[0])
     lines.append(f"Least error of the worst category: `{best}`; least mean error: `{least}`.")
@@ -130,7 +133,7 @@ def _plain_section(plain: Mapping[int, Any], by_seed: Mapping[str, Mapping[int, 
             [
                 name,
                 _mean(found, "error"),
-                f"{factor:.2f} [{low:.2f}, {high:.2f}]",
+                _told(factor, low, high),
                 _mean(found, "worst"),
                 _mean(found, "bits_per_feature"),
                 f"{_average(found, 'decoder_bytes') / 1000:.0f} kB",
@@ -187,8 +190,12 @@ def _ratio(one: Mapping[int, Any], other: Mapping[int, Any], key: str) -> tuple[
 
 
 def _against(uniform: Mapping[int, Any], found: Mapping[int, Any], key: str) -> str:
-    factor, low, high = _ratio(uniform, found, key)
-    return f"{factor:.2f} [{low:.2f}, {high:.2f}]"
+    return _told(*_ratio(uniform, found, key))
+
+
+def _told(factor: float, low: float, high: float) -> str:
+    """With its interval where there is one: of one seed there is none."""
+    return f"{factor:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(high) else f"{factor:.2f}"
 
 
 _LEAD = """# VQ-VAE with ratios that follow the data
