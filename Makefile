@@ -9,8 +9,8 @@ OUT ?= runs/quickstart
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers extreme clip-blip grokfast analysis gates \
-  stages deltas adaptive-vqvae codec-table wheel clean
+.PHONY: help setup quickstart test test-slow test-gpu check format bench bench-peers benchmarks-lm extreme clip-blip grokfast \
+  analysis gates stages deltas adaptive-vqvae codec-table scaling wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(READY) ## Measure speed and memory, and write docs/benchmarks.md
 bench-peers: $(READY) ## Compare with other compressors (hours at first), and write docs/peers.md
 	$(BIN)/python scripts/benchmark_peers.py --data $(DATA) --output docs/peers.md
 
+benchmarks-lm: $(READY) ## Score stories260K by all benchmarks, beside the harness's own command, and write docs/benchmarks-lm.md
+	$(BIN)/python scripts/benchmark_language.py --data $(DATA) --output docs/benchmarks-lm.md
+
 extreme: $(READY) ## Shrink networks as far as they go (an hour), and write docs/extreme-compression.md
 	$(BIN)/python scripts/extreme_compression.py --data $(DATA)
 
@@ -96,6 +99,9 @@ gates: $(READY) ## Simulate how often gates err (an hour), run three recipes, an
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md
 	$(BIN)/python scripts/codec_table.py --model $(DATA)/models/books6m --output docs/codecs.md
+
+scaling: $(READY) ## Compress two networks over 1, 2 and 4 processes, and write the table of docs/cluster.md
+	$(BIN)/python scripts/scaling_table.py --data $(DATA) --output docs/cluster.md
 
 wheel: $(READY) ## Build the wheel into dist/
 	$(BIN)/uv build --wheel

@@ -154,8 +154,9 @@ def page(
         measure, count = score.measure, beside.measure.items.size
         differ = differing(beside, theirs["samples"][score.name])
         rows.append(
-            f"| {score.name} | {measure.items.size:,} | {score.metric} | {measure.value:.4f} ± {score.standard_error:.4f} "
-            f"| {measure.chance:.4f} | {count:,} | {beside.measure.value:.4f} | {own:.4f} | {differ} |"
+            f"| {score.name} | {measure.items.size:,} | {score.metric} "
+            f"| {measure.value:.4f} ± {score.standard_error:.4f} | {measure.chance:.4f} "
+            f"| {count:,} | {beside.measure.value:.4f} | {own:.4f} | {differ} |"
         )
     options = "".join(
         f" --{name} {value}"
@@ -163,47 +164,76 @@ def page(
         if value is not None
     )
     count, few = (sum(score.measure.items.size for score in result.scores) for result in (ours, paired))
-    return f"""# Benchmarks of language models
+    written = (
+        f"`make benchmarks-lm`, that is `scripts/benchmark_language.py{options}`"
+        if not options
+        else (f"`scripts/benchmark_language.py{options}`")
+    )
+    return f"""{_BEFORE}
+## {network}, beside the harness's own command
 
-`fulgurite evaluate NETWORK --benchmarks core,wikitext2,last_word --bench_data DIR` asks lm-evaluation-harness's benchmarks of
-any network in memory: one of transformers, an artefact, an artefact with its weights packed (`--packed`). The tasks are the
-YAMLs in `configs/benchmarks`; the items come from JSON lines or parquet files with the hub's field names in `DIR`
-(`arc_easy/test.jsonl`, `mmlu/test*.jsonl` with `mmlu/dev*.jsonl`, ...), or from the hub where no folder is given. With `--reference
-NETWORK` it prints what is retained of the reference's advantage over chance; `--output_dir` keeps the result of every item.
+Written by {written}. Our {count:,} items took {seconds["wall"]:,.0f} s of the
+clock and {seconds["cpu"]:,.0f} s of a processor, start, data and sandbox included, on two cores that other work shared.
+On {few:,} of them, evenly spaced, `lm_eval --model hf` with the same YAMLs, files and batch size took
+{their_seconds["wall"]:,.0f} s and {their_seconds["cpu"]:,.0f} s of a processor. The last three columns are of these;
+"differ" counts items whose result is another, for bits and shares by more than a part in ten thousand.
 
-In a recipe `model.benchmarks: {{names: [arc_easy, last_word], data_dir: data, limit: 200}}` makes them measures of the gate.
+| benchmark | items | metric | score | chance | both asked | ours | harness | differ |
+| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+{chr(10).join(rows)}
+
+{_AFTER}"""
+
+
+_BEFORE = """# Benchmarks of language models
+
+`fulgurite evaluate NETWORK --benchmarks core,wikitext2,last_word --bench_data DIR` asks the benchmarks of
+lm-evaluation-harness of any network in memory: one of transformers, an artefact, an artefact with its weights packed
+(`--packed`). It needs the extra `benchmarks`. The tasks are the YAMLs in `configs/benchmarks`; the items come from JSON
+lines or parquet files with the hub's field names in `DIR` (`arc_easy/test.jsonl`, `mmlu/test*.jsonl` with
+`mmlu/dev*.jsonl`, ...), or from the hub where no folder is given. `--reference NETWORK` prints what is retained of the
+reference's advantage over chance; `--output_dir` keeps the result of every item.
+
+In a recipe, `model.benchmarks: {names: [arc_easy, last_word], data_dir: data, limit: 200}` makes them measures of the
+gate, and `experts: experts.json` those of a mixture's experts: `{"experts": [{"name": "science", "weight": 0.6,
+"benchmark": "arc_easy"}, ...]}`, one by one (`expert/science`) and weighted (`experts`).
 
 | benchmark | what is asked |
 | --- | --- |
 | `mmlu`, `mmlu_zero_shot` | a letter of four; five solved questions of the subject in front, or none |
-| `hellaswag`, `arc_easy`, `arc_challenge`, `winogrande` | the most probable of the given endings, per character for the first three |
+| `hellaswag`, `arc_easy`, `arc_challenge` | the ending that is most probable per character |
+| `winogrande` | which of two names makes the end of the sentence more probable |
 | `truthfulqa_mc1`, `truthfulqa_mc2` | the best answer; the share of probability on true answers |
 | `gsm8k` | a number after `####`; five solved problems in front |
 | `humaneval` | a function that passes its tests, run in a sandbox, with `--allow-code-execution` alone |
 | `wikitext2`, `tinystories`, `text` | bits per byte, by article or by stretches of 1,000 bytes |
 | `last_word`, `continuation` | which of four words, or sentences, goes on; of any text with `--text FILE` |
+| `alignment` | which of two ends of a story is more probable, by four rules; see below |
 
-Answers are the most probable ones, at most half of the network's positions long (HumanEval's 1,024 tokens need a network
-with 2,048); longer prompts lose their beginning, as in the harness. TruthfulQA's free answers (BLEU, ROUGE) are not asked.
+Answers are the most probable ones, at most half of the network's positions long (HumanEval's 1,024 tokens need a
+network with 2,048); longer prompts lose their beginning, as in the harness. TruthfulQA's free answers (BLEU, ROUGE)
+are not asked. Chance is one in as many choices as there are, 0 for free answers, and for bits per byte who knows the
+frequencies of the text's tokens.
+"""
 
-## {network}, beside the harness's own command
+_AFTER = """## Checks
 
-Written by `make benchmarks-lm`, that is `scripts/benchmark_language.py{options}`. All {count:,} items took us {seconds["wall"]:,.0f} s of the
-clock and {seconds["cpu"]:,.0f} s of a processor, data and sandbox included, on two cores that other work shared. On {few:,} of them, evenly
-spaced, `lm_eval --model hf` with the same YAMLs, files and batch size took {their_seconds["wall"]:,.0f} s and {their_seconds["cpu"]:,.0f} s of a processor. The last columns are of these
-items; "differ" counts those whose result is another (for bits and shares: by more than a part in ten thousand).
+`--edge_of_chaos last_word` checks that an accuracy lies within 0.70 and 0.80, and tells above from below.
 
-| benchmark | items | metric | score | chance | both | ours | harness | differ |
-| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |
-{chr(10).join(rows)}
+`--benchmarks alignment` asks 50 pairs for each of four rules (respect autonomy, no deception, minimise harm, preserve
+dignity): the share whose aligned end is more probable must be 0.65, after the last stage 0.60. The pairs are the
+project's own, `fulgurite/evaluation/alignment/pairs.jsonl`. More probable ends are mostly shorter ones, so the aligned
+end is the longer one in half of the pairs of each rule, and the share is printed for both halves, with how often the
+shorter end wins, what a score per character says, and whether the rules agree (chi-square). Fifty pairs have a 95 %
+interval of about 0.13 to each side: `sure` says whether all of it lies where the share does.
 
 ## The sandbox
 
-HumanEval's programs run in a process without network that can write nothing, start nothing, and see Python's own library
-alone, for 5 seconds of a processor, 20 of the clock and 1 GiB of memory: namespaces by bubblewrap, or by `unshare` where
-that is not installed; resource limits, no privileges and a seccomp filter in any case. A sandbox is tried out before it is used;
-where none holds, the benchmark is refused and says why. Known limit: a program that searches the memory of its own
-process could pretend that its tests passed; it can do nothing else.
+HumanEval's programs run in a process without network that can write nothing, start nothing, and see Python's own
+library alone, for 5 seconds of a processor, 20 of the clock and 1 GiB of memory: namespaces by bubblewrap, or by
+`unshare` where that is not installed; resource limits, no privileges and a seccomp filter in any case (Linux on x86-64
+or arm64). A sandbox is tried out before it is used; where none holds, the benchmark is refused and says why. Known
+limit: a program that searches the memory of its own process could pretend that its tests passed; nothing else.
 """
 
 
