@@ -21,7 +21,7 @@ A run sends numbers and the table of its stages to every logger of `--trainer.lo
 | `WandbLogger` | charts; the resolved recipe is the run's configuration | a `wandb.Table`, `comparison` |
 | `TensorBoardLogger` | scalars | text, `comparison` |
 
-```
+```bash
 fulgurite compress --config configs/recipes/books6m.yaml --trainer.logger WandbLogger --trainer.logger.project fulgurite
 WANDB_MODE=offline fulgurite compress --config configs/recipes/books6m.yaml --trainer.logger WandbLogger
 ```
