@@ -185,8 +185,8 @@ class HierarchicalVqvae(LightningModule):
         if self._price is not None:
             open_bits = self.open_bits()
             loss = loss + self._price.value * open_bits / self.network.num_features
-            self._price.update(float(open_bits))
-            self.log("train/open_bits", open_bits)
+            self._price.update(float(open_bits.detach()))
+            self.log("train/open_bits", open_bits.detach())
         return loss
 
     def open_bits(self) -> Tensor:

@@ -1,6 +1,8 @@
 """Codes as bytes, exactly.
 
-codes of a category [n, tokens] -> a group for each token, adaptively entropy-coded -> uint8
+codes of a category [n, tokens] -> a group for each token, adaptively entropy-coded | packed bits -> uint8
+
+A byte says which: of few rows an adaptive table costs more to learn than it saves.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import torch
 from torch import Tensor
 
 from fulgurite.coding.adaptive import AdaptiveDecoder, AdaptiveEncoder
+from fulgurite.coding.bits import pack_bits, unpack_bits
 from fulgurite.vqvae.hierarchy import Hierarchy
 
+_ADAPTIVE, _PACKED = 0, 1
 BYTES = 2
 """Of a number of the decoder: it is stored in 16 bits."""
 
@@ -29,7 +33,10 @@ def pack_codes(codes: Tensor, alphabet: int) -> Tensor:
     encoder = AdaptiveEncoder()
     for column in codes.cpu().numpy().astype(np.int64).T:
         encoder.put(column, escape=alphabet)  # no code is the escape
-    return encoder.finish()
+    coded, width = encoder.finish(), _width(alphabet)
+    if 8 * len(coded) <= width * codes.numel():
+        return torch.cat([torch.tensor([_ADAPTIVE], dtype=torch.uint8), coded])
+    return torch.cat([torch.tensor([_PACKED], dtype=torch.uint8), pack_bits(codes.T.cpu(), width)])
 
 
 def unpack_codes(stream: Tensor, alphabet: int, rows: int, tokens: int) -> Tensor:
@@ -38,13 +45,23 @@ def unpack_codes(stream: Tensor, alphabet: int, rows: int, tokens: int) -> Tenso
     Raises:
         ValueError: If the stream is not of so many codes.
     """
-    decoder = AdaptiveDecoder(stream)
-    columns = [decoder.get(rows, escape=alphabet) for _ in range(tokens)]
-    decoder.finish()
-    found = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64))
+    mode = int(stream[0]) if len(stream) else -1
+    if mode == _PACKED:
+        found = unpack_bits(stream[1:].cpu(), _width(alphabet), rows * tokens).view(tokens, rows).T.long()
+    elif mode == _ADAPTIVE:
+        decoder = AdaptiveDecoder(stream[1:])
+        columns = [decoder.get(rows, escape=alphabet) for _ in range(tokens)]
+        decoder.finish()
+        found = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64))
+    else:
+        raise ValueError(f"a stream of codes begins with {_ADAPTIVE} or {_PACKED}, got {mode}")
     if found.numel() and int(found.max()) >= alphabet:
         raise ValueError(f"a stream of codes below {alphabet} holds {int(found.max())}")
     return found
+
+
+def _width(alphabet: int) -> int:
+    return max(1, (alphabet - 1).bit_length())
 
 
 def stream_bytes(hierarchy: Hierarchy, codes: Mapping[str, Tensor]) -> dict[str, int]:
