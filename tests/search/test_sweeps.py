@@ -1,5 +1,6 @@
 """Sweeps as searches; and what wandb's own agent makes of the sweep files is what our command takes."""
 
+import importlib.util
 import random
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,19 @@ def test_what_a_search_does_not_have_is_named(changes: dict[str, Any], message: 
     }
     with pytest.raises(ValueError, match=message):
         search_of_sweep({**sweep, **changes}, 3)
+
+
+def test_machines_that_share_a_database_search_the_same_in_folders_of_their_own(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("sweep_agent", REPOSITORY / "scripts" / "sweep_agent.py")
+    assert spec is not None
+    assert spec.loader is not None
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    sweep = yaml.safe_load(SWEEPS[0].read_text())
+    found = [launcher.search_command(sweep, "one", 7, tmp_path / name, "${DATABASE}") for name in ("a", "b")]
+    for name, command in zip(("a", "b"), found, strict=True):
+        search = tmp_path / name / "search.yaml"
+        assert command[:3] == ["search", "--config", str(search)]
+        assert command[3:] == ["--output_dir", str(tmp_path / name), "--storage", "${DATABASE}"]
+        settings = read_search(search)
+        assert (settings.name, settings.trials) == ("one", 7)  # the name of the study in the database
