@@ -90,7 +90,7 @@ class LanguageSuite:
         """Read tasks and items.
 
         Args:
-            names: Tasks, or ``core``, ``arc``, ``truthfulqa``.
+            names: Tasks, or ``core``, ``arc``, ``truthfulqa``, ``alignment``.
             data_dir: Folder of the items; the hub where it is not given.
             text: Files for benchmarks of any text.
             limit: Items of each benchmark at most, evenly spaced.
@@ -127,7 +127,6 @@ class LanguageSuite:
                     (task,) = manager.load([str(paths[name])])["tasks"].values()
                 except BenchmarkDataError as error:
                     raise BenchmarkDataError(f"benchmark {name}: {error}") from error
-                task.set_fewshot_seed(seed=_FEWSHOT_SEED)
                 if task.get_config("num_fewshot") is None:
                     task.set_config(key="num_fewshot", value=0)
                 tasks[name] = task
@@ -192,6 +191,8 @@ class LanguageSuite:
 
             lm = NetworkLM(network, tokenizer, batch_size=batch_size, progress=progress)
             tasks = {name: _fitted(task, lm.max_length) for name, task in self.tasks.items()}
+            for task in tasks.values():  # each time anew: all networks see the same solved examples
+                task.set_fewshot_seed(seed=_FEWSHOT_SEED)
             samples: dict[str, list[Any]] = {}
             for some in (self.chosen, None):
                 asked = {

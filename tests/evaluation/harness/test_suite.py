@@ -154,6 +154,26 @@ def test_few_items_are_evenly_spaced_and_the_same_each_time(suite: LanguageSuite
     assert "wikitext2" not in suite.chosen  # has three
 
 
+def test_the_second_network_gets_the_same_solved_examples(
+    bench_data: Path, loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fulgurite.evaluation.harness.network_lm import NetworkLM
+
+    asked: list[list[str]] = []
+    answer = NetworkLM.generate_until
+
+    def listening(lm: NetworkLM, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        asked.append([request.args[0] for request in requests])
+        return answer(lm, requests, disable_tqdm)
+
+    monkeypatch.setattr(NetworkLM, "generate_until", listening)
+    suite = LanguageSuite.load(["gsm8k"], data_dir=bench_data, limit=3)
+    for _ in range(2):
+        suite.evaluate(*loaded)
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == 3
+
+
 def test_the_digest_is_that_of_tasks_and_items(bench_data: Path, tmp_path: Path, lines: Write) -> None:
     one = LanguageSuite.load(["arc_easy"], data_dir=bench_data)
     assert one.digest == LanguageSuite.load(["arc_easy"], data_dir=bench_data).digest
