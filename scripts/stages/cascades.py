@@ -145,9 +145,23 @@ def _told(cascade: Cascade, folder: Path) -> str:
         parts.append(
             f"In the result {count} of {of} weights have factors of low rank; the others are coded by `ecq` alone."
         )
+    wanted = recipe_stages(folder / f"{cascade.key}.yaml")
+    if missing := [f"*{name}*" for name in wanted if name not in {row.name for row, _ in ours}]:
+        parts.append(
+            f"The run was cut off before {format_list(missing)} was judged; the same command goes on."
+        )
     if result and others:
         parts.append(_difference(result[-1], [row for row, _ in others]))
+    else:
+        parts.append("One codec in its bytes has not been run.")
     return "\n\n".join(parts)
+
+
+def recipe_stages(path: Path) -> list[str]:
+    """Names of a recipe's stages."""
+    import yaml
+
+    return list(yaml.safe_load(path.read_text())["cascade"]["stages"])
 
 
 def _line(row: Row, attempt: Mapping[str, Any], shown: list[str], size: int) -> list[str]:

@@ -36,7 +36,7 @@ def section(network: Network, rows: Rows, missing: Mapping[str, str]) -> str:
     parts += [f"No further row of *{name}*: {reason}." for name, reason in missing.items()]
     known = {row.name for each in rows.values() for row in each}
     if absent := [f"*{one.title}*" for one in TECHNIQUES if one.title not in known]:
-        parts.append(f"Not run here: {format_list(absent)}.")
+        parts.append(f"Not run here, for the time that it takes: {format_list(absent)}.")
     parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(rows), *factored(rows)]))
     return "\n\n".join(parts)
 
@@ -162,6 +162,22 @@ def default(found: Mapping[str, Rows]) -> str:
     return f"{text} Best or as good as the best most often: {ahead}. The presets should take it."
 
 
+def by_ratio(found: Mapping[str, Rows]) -> str:
+    """Who is best, or as good as the best, on how many networks at each ratio."""
+    said = []
+    for ratio in RATIOS:
+        each = [rows[ratio] for rows in found.values() if rows.get(ratio) and rows[ratio][0].kept.low > 0]
+        good: dict[str, int] = {}
+        for rows in each:
+            for row in rows:
+                good[row.name] = good.get(row.name, 0) + (row is rows[0] or not apart(rows[0].over(row)))
+        most = max(good.values(), default=0)
+        names = format_list([f"*{name}*" for name, count in good.items() if count == most])
+        if good:
+            said.append(f"at {ratio}x {names} in {most} of {len(each)}")
+    return f"Best or as good as the best most often: {'; '.join(said)}." if said else ""
+
+
 @styled
 def plot(found: Sequence[tuple[Network, Rows]]) -> Figure | None:
     """What is kept over the ratio, a panel a network, a line a technique, with intervals."""
@@ -209,8 +225,10 @@ def _panel(axes: Axes, network: Network, rows: Rows) -> None:
                 alpha=0.85,
             )
     axes.axhline(1, color=INK, linewidth=0.8, alpha=0.4)
-    axes.axhline(0, color=INK, linewidth=0.8, alpha=0.4)
+    if any(row.kept.low < 0.5 for each in rows.values() for row in each):  # else chance is far below
+        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.4)
     axes.set_xticks(range(len(RATIOS)), [f"{ratio}x" for ratio in RATIOS])
+    axes.set_xlim(-0.4, len(RATIOS) - 0.6)
     axes.set_title(network.title, fontsize=10)
     axes.set_ylabel("kept (chance is 0 %)")
     percent_axis(axes.yaxis)

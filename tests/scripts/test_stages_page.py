@@ -148,6 +148,15 @@ def test_the_default_is_told_to_be_behind_where_it_is(module: Module) -> None:
     assert "*ecq* in 2; the next, *prune*, in 2. So the presets keep it." in said
 
 
+def test_each_ratio_has_its_own_best(module: Module) -> None:
+    page = module("stages.page")
+    found = {
+        name: {8: rows_of(module, ecq=0.85, prune=0.4), 32: rows_of(module, ecq=0.4, prune=0.7)}
+        for name in "AB"
+    }
+    assert "at 8x *ecq* in 2 of 2; at 32x *prune* in 2 of 2" in page.by_ratio(found)
+
+
 def test_another_default_is_asked_for_where_one_is_ahead_more_often(module: Module) -> None:
     found = {"A": {ratio: rows_of(module, ecq=0.5, prune=0.7) for ratio in (8, 16)}}
     assert "*prune*, in 2. The presets should take it." in module("stages.page").default(found)
