@@ -32,6 +32,16 @@ from fulgurite.reporting.table import markdown_rows, markdown_table
 from fulgurite.reporting.units import UNKNOWN
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BENCHMARKS = (
+    "mmlu",
+    "gsm8k",
+    "humaneval",
+    "hellaswag",
+    "arc_easy",
+    "arc_challenge",
+    "truthfulqa",
+    "winogrande",
+)
 ENDS = {"passes": "Passed", "retried": "Turned down, retried, passed", "rolled_back": "Rolled back"}
 SETTINGS: tuple[Codec, ...] = (
     EcqCodec(rate=3.0),
@@ -169,9 +179,12 @@ def goals(rows: Sequence[dict[str, Any]]) -> str:
 def weak(alone: Sequence[dict[str, Any]]) -> str:
     """Which benchmarks are too small to show their own collapse."""
     missed = [next(iter(row["kept"])) for row in alone if row["rejected"] < 0.95]
+    names = [next(iter(row["kept"])) for row in alone]
+    absent = [name for name in BENCHMARKS if name not in names]
+    end = f" Not simulated for this page: {', '.join(absent)}." if absent else ""
     if not missed:
-        return "Each shows its own collapse in at least 95 % of runs."
-    return f"Too few items to show their own collapse in 95 % of runs: {', '.join(missed)}."
+        return f"Each of these shows its own collapse in at least 95 % of runs.{end}"
+    return f"Too few items to show their own collapse in 95 % of runs: {', '.join(missed)}.{end}"
 
 
 def run_section(name: str, title: str, folder: Path) -> str:
@@ -246,7 +259,7 @@ def page(runs: Path) -> str:
     if ends:
         parts.append(
             "## Three ends\n\nOf stories260K, a Llama of 260 thousand weights, on 256 windows of TinyStories, under "
-            "the gate's default thresholds.\n\n" + "\n".join(ends)
+            "the gate's default thresholds. Times are of cores that other work shared.\n\n" + "\n".join(ends)
         )
     parts.append(
         "This page is written by `make gates`: the simulation, the three runs, then `scripts/gates_page.py`.\n"
