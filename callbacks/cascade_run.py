@@ -4,7 +4,7 @@
     for each stage: encode (shared over ranks) -> refine -> write -> load as a user would -> score -> gate
                     accepted: publish;  rejected: change what is recommended, try again, or roll back
 
-Ranks share one folder. Rank 0 gathers statistics, refines, writes and judges; all ranks encode. Every decision is
+Ranks share one folder. All ranks gather statistics and encode, rank 0 refines, writes and judges. Every decision is
 read back from the folder, so a restarted run and a second rank see what the first one decided.
 """
 
@@ -29,6 +29,7 @@ from callbacks.gate_run import foresee, looked_at, require_information
 from callbacks.interrupt import StopOnSignal
 from callbacks.judging import Made, judge
 from callbacks.level import Level
+from callbacks.rank_work import own_work, processes_before, stopped_together
 from callbacks.recommendation import recommend
 from callbacks.repair_run import repair_network
 from callbacks.run_folder import RunFolder
@@ -44,7 +45,7 @@ from callbacks.time_budget import TimeBudget
 from fulgurite._hooks import network_class_name
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.writer import write_artifact
-from fulgurite.calibration import gather_metrics
+from fulgurite.calibration import Share, gather_metrics
 from fulgurite.codecs import Codec, Encoded
 from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
@@ -83,7 +84,7 @@ class CascadeRun:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            with self.stop, torch.random.fork_rng(devices=[]):
+            with self.stop, stopped_together(self.stop), torch.random.fork_rng(devices=[]):
                 self._execute()
         finally:
             torch.set_num_threads(before)
@@ -105,8 +106,11 @@ class CascadeRun:
         below = self.subject.base
         recipe = self.cascade.recipe or self.cascade.settings()
         resumed = self._claim(recipe, fingerprint + (below.reference.checksum if below else ""))
+        before = processes_before(self.folder.path) if resumed else None
         self.record = RunRecord(self, recipe, resumed=resumed)
         self.console.header(self)
+        if before not in (None, self.world_size):
+            self._tell(f"processes: {self.world_size}, before {before}; the bytes do not depend on it")
         reference = self._reference(fingerprint)
         self.plan = self.cascade.gate.plan(reference.measures)
         foreseen = foresee(self.cascade.gate, self.cascade.stages, self.plan)
@@ -388,22 +392,23 @@ class CascadeRun:
                 progress(weight, encoded)
                 self.stop.check()
 
-            encode_weights(
-                weights,
-                codecs,
-                metrics,
-                folder / "layers",
-                rank=self.rank,
-                world_size=self.world_size,
-                device=self.device,
-                progress=advance,
-            )
+            with own_work(self.rank):
+                encode_weights(
+                    weights,
+                    codecs,
+                    metrics,
+                    folder / "layers",
+                    rank=self.rank,
+                    world_size=self.world_size,
+                    device=self.device,
+                    progress=advance,
+                )
             self.trainer.strategy.barrier("encoded")
 
     def _metrics(
         self, stage: Stage, ladders: Mapping[str, Sequence[Codec]], level: Level, folder: Path
     ) -> Metrics:
-        """The metrics of the weights whose codecs use one; rank 0 gathers them."""
+        """The metrics of the weights whose codecs use one; each rank gathers them over its share of the batches."""
         wanted = [
             name
             for name, ladder in ladders.items()
@@ -412,8 +417,8 @@ class CascadeRun:
         if stage.metric == "identity" or not wanted:
             return Metrics(None)
         path = folder / METRICS_NAME
-        if self.rank == 0 and not path.exists():
-            with self.console.calibrating() as progress:
+        if self.trainer.strategy.broadcast(not path.exists()):
+            with self.console.calibrating() as progress, own_work(self.rank):
 
                 def advance(done: int) -> None:
                     progress(done)
@@ -428,8 +433,10 @@ class CascadeRun:
                     count_places=self.module.count_places,
                     text_mask=self.module.text_mask,
                     progress=advance,
+                    share=Share(self.rank, self.world_size),
                 )
-            write_metrics(path, found)
+            if self.rank == 0:
+                write_metrics(path, found)
         self.trainer.strategy.barrier("calibrated")
         metrics = Metrics(path)
         self.console.fallbacks(stage.metric, metrics.fallbacks)
@@ -470,9 +477,12 @@ class CascadeRun:
         refusal = self.trainer.strategy.broadcast(self.budget.refusal(max(1.0, longer_refinement)))
         if refusal is None:
             return False
-        self.record.note(f"{refusal}: {what} is not begun")
-        self.console.note(f"{refusal}: {what} is not begun")
+        self._tell(f"{refusal}: {what} is not begun")
         return True
+
+    def _tell(self, text: str) -> None:
+        self.record.note(text)
+        self.console.note(text)
 
     def manifest(self) -> Manifest | None:
         """The result's manifest, if there is a result."""

@@ -6,6 +6,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from fulgurite.processes import RankError
+from lightning_modules.ranks import lost
+
 
 class RunStopped(Exception):
     """The user or the cluster asked the run to stop; what is finished is on disk."""
@@ -34,9 +37,11 @@ class StopOnSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def check(self) -> None:
-        """Raise ``RunStopped`` if a stop was asked for."""
+        """Raise ``RunStopped`` if a stop was asked for, ``RankError`` if another process of the run was lost."""
         if self.requested:
             raise RunStopped("stopped on request")
+        if sentence := lost():
+            raise RankError(sentence)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -20,6 +20,11 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; the number itself where the system has no name for it."""
+    return next((one.name for one in signal.Signals if one.value == number), str(number))
+
+
 def last_words(log: Path, status: int) -> str:
     """Why a command has failed: the signal that killed it, or its last error.
 
@@ -28,9 +33,12 @@ def last_words(log: Path, status: int) -> str:
         status: Its exit status; below 0 a signal's number.
     """
     if status < 0:
-        known = {one.value: one.name for one in signal.Signals}
-        return f"killed by {known.get(-status, -status)}"
+        return f"killed by {signal_name(-status)}"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     said = (errors or lines or ["no output"])[-1].removeprefix("error: ").strip()
     return f"exit status {status}: {said[:300]}"
+
+
+class RankError(RuntimeError):
+    """What one process of several has to say for itself: its text names the rank, and every rank prints its own."""

@@ -8,16 +8,37 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from lightning_modules.compressible import introduce
+from lightning_modules.ranks import WatchingLauncher
+from lightning_modules.same_ranks import require_same
 
 _COLLECTIVE_TIMEOUT = timedelta(days=2)  # ranks wait for rank 0 while it refines; the default is 30 minutes
 
 
 class Trainer(LightningTrainer):
     """Lightning's Trainer with ``compress`` beside ``fit``, ``validate``, ``test`` and ``predict``."""
+
+    recipe: dict[str, Any] | None = None
+    """What the command line resolved to: the same on all ranks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(self.strategy, ModelParallelStrategy):
+            # it leaves the sharding to modules, and ours do none: each process would train a network of its own
+            raise ValueError(
+                "trainer.strategy: expected auto or ddp, got ModelParallelStrategy: networks are not sharded over "
+                "processes (FSDP2), each needs room for a whole one"
+            )
+        found = self.strategy.launcher
+        if type(found) is _SubprocessScriptLauncher:
+            self.strategy._launcher = WatchingLauncher(
+                found.cluster_environment, found.num_processes, found.num_nodes
+            )
 
     def compress(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
         """Compress a trained network by the cascade in ``cascade``, under its quality gate.
@@ -27,14 +48,19 @@ class Trainer(LightningTrainer):
             datamodule: Text or pictures to calibrate on, to refine on and to judge by.
 
         Raises:
-            ValueError: If there is no cascade or no data.
+            ValueError: If there is no cascade or no data, or ranks do not each hold the network.
         """
         if datamodule is None:
             raise ValueError("compress needs data to judge by; give --data")
         if not self._compressors():
             raise ValueError("compress needs a cascade; give --cascade or a callback with on_compress")
-        if hasattr(self.strategy, "_timeout"):
-            self.strategy._timeout = max(self.strategy._timeout, _COLLECTIVE_TIMEOUT)
+        if not isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ValueError(
+                "compress needs the whole network on each rank: expected trainer.strategy auto or ddp, "
+                f"got {type(self.strategy).__name__}"
+            )
+        if isinstance(self.strategy, DDPStrategy):
+            self.strategy._timeout = max(self.strategy._timeout or timedelta(0), _COLLECTIVE_TIMEOUT)
         self.state.fn = (
             TrainerFn.VALIDATING
         )  # the closest that Lightning has: no gradients, no loop of its own
@@ -52,6 +78,7 @@ class Trainer(LightningTrainer):
         self._data_connector.attach_datamodule(model, datamodule=datamodule)
         model.trainer = self
         self.strategy.setup_environment()
+        require_same(self, self.recipe)
         model.configure_model()
         introduce(datamodule, model)
         if self.is_global_zero:  # one process fills the caches that all read

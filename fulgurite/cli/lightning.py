@@ -29,6 +29,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     _quiet()
     from callbacks.interrupt import RunStopped
     from fulgurite.cli.lightning_cli import make_cli
+    from lightning_modules.ranks import as_lost
 
     _quiet_loggers()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning's own shutdown from here on
@@ -47,6 +48,10 @@ def run(verb: str, arguments: Sequence[str]) -> int:
             command = " ".join(["fulgurite", verb, *map(shlex.quote, kept)])
             print(f"stopped; what is finished is kept. To go on: {command}", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if (lost := as_lost(error)) is None:
+            raise
+        raise lost from error
     finally:
         if not launched:
             os.environ.pop(_RUN_DIR, None)

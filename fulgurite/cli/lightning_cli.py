@@ -17,6 +17,7 @@ import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.cascade import Cascade
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.same_ranks import SameRanks
 from fulgurite.artifact.files import write_file
 from fulgurite.cli.main import UsageError
 from fulgurite.cli.messages import known_names, short_message
@@ -84,11 +85,14 @@ class FulguriteCLI(LightningCLI):
         )
 
     def _callbacks(self, output_dir: Path) -> list[Callback]:
+        if "compress" in self.subcommands():
+            return []  # the trainer compares ranks before it asks for data
         if "predict" in self.subcommands():
-            return [PredictionWriter(output_dir)]
+            return [SameRanks(), PredictionWriter(output_dir)]
         if "fit" in self.subcommands():
-            return [ModelCheckpoint(output_dir / "checkpoints", save_last=True, enable_version_counter=False)]
-        return []
+            folder = output_dir / "checkpoints"
+            return [SameRanks(), ModelCheckpoint(folder, save_last=True, enable_version_counter=False)]
+        return [SameRanks()]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what we were given; the base class would compare it with ``sys.argv`` and warn."""
@@ -147,6 +151,7 @@ class FulguriteCLI(LightningCLI):
         self._dump_config()
         recipe = dict(self.config_dump)
         trainer: Any = self.trainer
+        trainer.recipe = recipe
         cascade = next((callback for callback in trainer.callbacks if isinstance(callback, Cascade)), None)
         if cascade is not None:
             cascade.recipe = recipe

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from fulgurite._version import __version__
+from fulgurite.processes import RankError
 
 VERBS = {
     "fit": ("train a network", "fulgurite.cli.lightning"),
@@ -88,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0 and not debug:
-            return 1  # the first process says it; a lost peer is no news
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0 and not debug and not isinstance(error, RankError):
+            return 1  # the first process says the same
         if debug or os.environ.get("FULGURITE_DEBUG"):
             traceback.print_exc()
         return _fail(sentence(error), 2 if isinstance(error, UsageError) else 1)
@@ -102,6 +103,8 @@ class UsageError(ValueError):
 def sentence(error: BaseException) -> str:
     """An error in one line: what we raise says it all, what others raise is named by its type."""
     text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, RankError):
+        return text
     if isinstance(error, ValueError | OSError) and not isinstance(error, UnicodeError):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
