@@ -40,9 +40,10 @@ def recommend_hardware(efficiency: Mapping[str, Any]) -> dict[str, Any]:
     fitting = [name for name, memory in _CLASSES if needed <= (1 - _SYSTEM_SHARE) * memory]
     name = fitting[0] if fitting else "several servers"
     latency, device = efficiency["latency_p50_ms"], efficiency["device"]
+    shown = f"{latency:,.0f}" if latency >= 100 else f"{latency:.3g}"
     why = (
         f"a pass takes {format_bytes(efficiency['peak_memory_bytes'])} at its peak, "
-        f"{format_bytes(needed)} with PyTorch itself, and {latency:.3g} ms on {device}"
+        f"{format_bytes(needed)} with PyTorch itself, and {shown} ms on {device}"
     )
     if latency > LATENCY_LIMIT_MS or device != "cpu":
         cards = [
