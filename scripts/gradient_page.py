@@ -30,12 +30,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "adaptive10": {"method": "adaptive", "target": 10.0},
     "adaptive20": {"method": "adaptive", "target": 20.0},
     "adaptive50": {"method": "adaptive", "target": 50.0},
-    "adaptive200": {"method": "adaptive", "target": 200.0, "most_error": 0.995},
-    "fixed4": {"method": "fixed", "bits": 4, "target": 9.0},
     "powersgd4": {"method": "powersgd", "rank": 4},
+    "adaptive200": {"method": "adaptive", "target": 200.0, "most_error": 0.995},
     "powersgd1": {"method": "powersgd", "rank": 1},
+    "fixed4": {"method": "fixed", "bits": 4, "target": 9.0},
 }
-ALL_SEEDS = ("dense", "adaptive10", "adaptive20", "powersgd4")
+ALL_SEEDS = ("dense", "adaptive10")
 TITLES = {
     "dense": "float32, all-reduced",
     "fp16": "PyTorch's fp16",
@@ -396,7 +396,7 @@ def learn_predictor(runs: Path) -> None:
             f"--config={recipes}/callbacks/record_gradients.yaml",
         ]
         more = [
-            "--trainer.max_steps=200",
+            "--trainer.max_steps=80",
             "--trainer.enable_progress_bar=false",
             f"--output_dir={runs}/recorded",
         ]
