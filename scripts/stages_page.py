@@ -44,8 +44,8 @@ of coding on one core, shared with other work.
 PRESETS = (
     "`default.yaml` and `quality.yaml` go down to 2 and 4 bits a weight, 16x and 8x. `maximum.yaml` goes down to 1 "
     "bit, 32x, but trains for hundreds of steps and chooses codes anew meanwhile, which only `EcqCodec` can; most rows "
-    "here are not trained. Where a row below is ahead of *ecq* without training, let the allocation choose: `candidates` "
-    "with both codecs."
+    "here are not trained. Where a row below is ahead of *ecq* without training, let the allocation choose: "
+    "`candidates` with both codecs."
 )
 
 
