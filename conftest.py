@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterator
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several at once: each with its core, before torch asks how many there are
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # several at once: each with its core, before torch asks how many there are
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -50,7 +50,7 @@ up for its error and are larger. Weights that fine-tuning left alone take some b
 fine-tuned network must have the same weights in the same shapes.
 
 ```python
-network = fulgurite.load("runs/delta_stories260k/artifact")                 # finds its base, by path and checksum
+network = fulgurite.load("runs/delta_stories260k/artifact")  # finds its base, by path and checksum
 network = fulgurite.load("runs/delta_stories260k/artifact", base="elsewhere/base")
 network = fulgurite.merge("runs/deltas/base/artifact", ["runs/one/artifact", "runs/two/artifact"], [0.5, 0.5])
 ```

@@ -92,7 +92,10 @@ def _layout(key: str, value: Any) -> Change:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("format", "fulgurite-artifact/9"), "expected format 'fulgurite-artifact/1' or 'fulgurite-delta/1', got"),
+        (
+            _set("format", "fulgurite-artifact/9"),
+            "expected format 'fulgurite-artifact/1' or 'fulgurite-delta/1', got",
+        ),
         (_set("weights", []), "malformed manifest"),
         (_set("layouts", {}), "malformed manifest"),
         (_set("aliases", {"x": "no such weight"}), "is not a weight of it"),
