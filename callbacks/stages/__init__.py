@@ -1,6 +1,7 @@
 """Stages: callbacks that compress."""
 
 from callbacks.stages.allocating import Allocate
+from callbacks.stages.attention_rank import AttentionRankStage
 from callbacks.stages.contrast import ContrastStage
 from callbacks.stages.distill import DistillStage
 from callbacks.stages.refine import Refine
@@ -14,6 +15,7 @@ from callbacks.stages.vqvae import VqvaeStage
 
 __all__ = [
     "Allocate",
+    "AttentionRankStage",
     "ContrastStage",
     "DistillStage",
     "Refine",

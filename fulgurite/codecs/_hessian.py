@@ -15,34 +15,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fulgurite.transforms import damp
+
 BLOCK = 128  # columns between two updates of all that follow (GPTQ, section 3.3)
 _CHUNK = 1 << 20  # weights at a time
 
 QuantiseBlock = Callable[[int, Tensor, Tensor], Tensor]
-
-
-def damp(hessian: Tensor, damping: float) -> Tensor:
-    """``H + damping * mean(diag H) * I`` in float64; the identity where the diagonal's mean is not positive.
-
-    An input that is always zero gets the damping alone, so it is coded as a rare input is.
-
-    Args:
-        hessian: Symmetric, ``[n, n]``.
-        damping: Share of the mean diagonal that is added to the diagonal.
-
-    Raises:
-        ValueError: If ``damping`` is negative or the hessian is not finite.
-    """
-    if damping < 0:
-        raise ValueError(f"damping must not be negative, got {damping}")
-    if not torch.isfinite(hessian).all():
-        raise ValueError("hessian must be finite, got NaN or infinity")
-    matrix = hessian.detach().double().clone()
-    mean = matrix.diagonal().mean()
-    if not mean > 0:  # no inputs at all, or no second moment: nothing that any damping could repair
-        return matrix.zero_().fill_diagonal_(1)
-    matrix.diagonal().add_(damping * mean)
-    return matrix
 
 
 def definite(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fulgurite.codecs._hessian import damp
+from fulgurite.transforms import damp, root_of
 
 _SMALLEST = 1e-12  # of the mean row weight: rows that cost nothing are still divided by their root
 
@@ -90,17 +90,6 @@ def decompose(
         turned = turned @ root_of(damp(hessian, damping))
     left, values, _ = torch.linalg.svd(turned.contiguous(), full_matrices=False)
     return Spectrum(wide, left, values, scale)
-
-
-def root_of(hessian: Tensor) -> Tensor:
-    """``S`` with ``S S^T = H``, float64: the Cholesky factor, or the symmetric root of a singular matrix."""
-    lower: Tensor
-    lower, info = torch.linalg.cholesky_ex(hessian.double())
-    if int(info) == 0:
-        return lower
-    values, vectors = torch.linalg.eigh(hessian.double())
-    root: Tensor = vectors * values.clamp_min(0).sqrt()
-    return root
 
 
 def root_weights(row_weight: Tensor | None, rows: int, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from fulgurite.models.adapter import ImageSettings, ImageTextAdapter
 from fulgurite.models.alike import load_like
+from fulgurite.models.attention import Attention, attentions_of
 from fulgurite.models.caption_tokenizer import train_caption_tokenizer
 from fulgurite.models.causal_lm import (
     build_causal_lm,
@@ -26,9 +27,11 @@ from fulgurite.models.transformers_files import CLASSES as IMAGE_TEXT_CLASSES
 
 __all__ = [
     "IMAGE_TEXT_CLASSES",
+    "Attention",
     "ImageSettings",
     "ImageTextAdapter",
     "Pooling",
+    "attentions_of",
     "build_causal_lm",
     "build_image_text",
     "embed_rows",

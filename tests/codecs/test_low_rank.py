@@ -17,7 +17,8 @@ from fulgurite.codecs import (
     decode,
     nmse,
 )
-from fulgurite.codecs._whitened import decompose, right_given_left, root_of
+from fulgurite.codecs._whitened import decompose, right_given_left
+from fulgurite.transforms import root_of
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
