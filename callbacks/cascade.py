@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from callbacks.stages.stage import Stage
 from fulgurite.evaluation.gate import Gate
+from fulgurite.evaluation.stage_checks import CheckSettings
 
 if TYPE_CHECKING:
     from callbacks.cascade_run import CascadeRun
@@ -22,6 +23,7 @@ class Cascade(Callback):
     Args:
         stages: Stages by name, in order. The name is the level that the result is known by.
         gate: What a stage must retain.
+        checks: Shares of right or aligned answers that a stage must not fall below, beside its gate; none by default.
         retries: Further tries of a rejected stage with recommended changes.
         on_reject: After the last rejected try: ``continue`` with the next stage from the last accepted one,
             or ``stop``.
@@ -56,6 +58,7 @@ class Cascade(Callback):
         base_source: str | None = None,
         threads: int | None = None,
         allow_uninformative: bool = False,
+        checks: CheckSettings | None = None,
     ) -> None:
         if retries < 0:
             raise ValueError(f"cascade.retries must be at least 0, got {retries}")
@@ -71,6 +74,7 @@ class Cascade(Callback):
                 raise ValueError(f"a stage's name is a folder's too: letters, digits, _ and -, got {name!r}")
         self.stages = {str(name): stage for name, stage in (stages or {}).items()}
         self.gate = gate
+        self.checks = checks
         self.retries = retries
         self.on_reject = on_reject
         self.limit_windows = limit_windows
@@ -109,6 +113,7 @@ class Cascade(Callback):
             "cascade": {
                 "stages": {name: stage.settings() for name, stage in self.stages.items()},
                 "gate": vars(self.gate),
+                "checks": None if self.checks is None else vars(self.checks),
                 "retries": self.retries,
                 "on_reject": self.on_reject,
                 "limit_windows": self.limit_windows,

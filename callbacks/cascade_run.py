@@ -114,8 +114,12 @@ class CascadeRun:
         reference = self._reference(fingerprint)
         self.plan = self.cascade.gate.plan(reference.measures)
         foreseen = foresee(self.cascade.gate, self.cascade.stages, self.plan)
+        checks = self.cascade.checks
+        foretold = [] if checks is None else checks.foretold(reference.measures, len(self.cascade.stages))
         self.record.reference(reference, self.plan, foreseen)
         self.console.reference(reference, self.data, self.plan, foreseen)
+        for sentence in foretold:
+            self._tell(sentence)
         require_information(self.plan, allowed=self.cascade.allow_uninformative)
         _, why = looked_at(self, reference.measures)
         if why:
@@ -236,6 +240,7 @@ class CascadeRun:
             self.budget.took(outcome)
             verdict = Verdict.from_dict(outcome["gate"])
             self.console.verdict(verdict, outcome["diagnosis"])
+            self.console.checks(outcome.get("checks") or ())
             folder = self.folder.try_folder(name, number)
             if verdict.accepted:
                 if isinstance(stage, StructuralStage):

@@ -114,9 +114,16 @@ class Console:
         """What the gate said, and why it thinks so."""
         severity = f": {verdict.severity}" if verdict.severity != "none" else ""
         outcome = "[green]accepted[/]" if verdict.accepted else f"[red]rejected{severity}[/]"
-        self._line(f"    {'gate':<{_LABEL - 4}} {verdict.reason}   {outcome}")
+        self._line(f"    {'gate':<{_LABEL - 4}} {escape(verdict.reason)}   {outcome}")
         if diagnosis:
-            self._line(f"    {'':<{_LABEL - 4}} {diagnosis}")
+            self._line(f"    {'':<{_LABEL - 4}} {escape(diagnosis)}")
+
+    def checks(self, checks: Sequence[Mapping[str, Any]]) -> None:
+        """Checks of behaviour; those that turned a stage down are in the gate's sentence."""
+        for check in checks:
+            if not check["rejects"]:
+                passed = "[green]passed[/]" if check["passed"] else "[yellow]a remark[/]"
+                self._line(f"    {'check':<{_LABEL - 4}} {escape(check['sentence'])}   {passed}")
 
     def retry(self, changes: Sequence[str]) -> None:
         """What the next try does otherwise."""

@@ -1,7 +1,8 @@
 """A gate within a run: what it will be able to tell, said beforehand, and verdicts by no more items than they take.
 
 reference -> plan -> nothing informative? refused, unless allowed -> loss that is told, items needed
-try -> all items at once, or look by look until the verdict is sure -> scores, verdict
+          -> checks of behaviour that it fails itself
+try -> all items at once, or look by look until the verdict is sure -> scores, verdict -> checks of behaviour
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fulgurite.evaluation.gate import Gate
 from fulgurite.evaluation.measure import Measure
 from fulgurite.evaluation.planning import Plan
 from fulgurite.evaluation.sequential import look_confidences, look_sizes, shuffled
+from fulgurite.evaluation.stage_checks import with_checks
 from fulgurite.evaluation.verdict import Verdict
 from lightning_modules.compressible import EvaluatesItems
 
@@ -77,6 +79,19 @@ def require_information(plan: Plan, *, allowed: bool) -> None:
     )
 
 
+def check_behaviour(
+    run: CascadeRun, evaluation: Evaluation, index: int, verdict: Verdict
+) -> tuple[Verdict, list[dict[str, Any]] | None]:
+    """A verdict with what the checks say, and the checks as plain JSON; ``None`` where none are asked for."""
+    settings = run.cascade.checks
+    if settings is None:
+        return verdict, None
+    reference = Evaluation.load(run.folder.path / "reference.npz")
+    last = index == len(run.cascade.stages) - 1
+    checks = settings.judge(reference.measures, evaluation.measures, last=last)
+    return with_checks(verdict, checks), [check.to_dict() for check in checks]
+
+
 def evaluate_and_decide(
     run: CascadeRun, network: Any, name: str, index: int, stage: Stage, level: Level
 ) -> Scores:
@@ -120,6 +135,8 @@ def looked_at(run: CascadeRun, reference: Sequence[Measure]) -> tuple[int | None
     if run.cascade.gate.looks == 1:
         return None, ""
     module = run.reference.module
+    if run.cascade.checks is not None:
+        return None, "a check is of all items"
     if any(isinstance(stage, StructuralStage) for stage in run.cascade.stages.values()):
         return None, "a stage makes another network, whose items may be others"
     if not isinstance(module, EvaluatesItems):

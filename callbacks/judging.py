@@ -1,6 +1,6 @@
 """From the encoded weights of a try to its verdict.
 
-encoded -> refined -> artefact, within its limit -> loaded as a user would -> scores -> gate -> outcome
+encoded -> refined -> artefact, within its limit -> loaded as a user would -> scores -> gate, checks -> outcome
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callbacks.gate_run import evaluate_and_decide
+from callbacks.gate_run import check_behaviour, evaluate_and_decide
 from callbacks.level import Level
 from callbacks.recommendation import errors_of
 from callbacks.stages.allocating import Decision
@@ -67,6 +67,7 @@ def judge(
     compressed = load(folder / "artifact", device=run.device)  # as a user gets it
     evaluation, verdict, looks = evaluate_and_decide(run, compressed, name, index, stage, level)
     evaluation.save(folder / "scores.npz")
+    verdict, checks = check_behaviour(run, evaluation, index, verdict)
     before = run.reference_bytes if level.folder is None else read_manifest(level.folder).num_bytes
     if stage.aim == "bytes":
         verdict = demand_fewer_bytes(verdict, manifest.num_bytes, before)
@@ -94,6 +95,7 @@ def judge(
             "repair": None if made.repair is None else dict(made.repair),
             "looks": looks,
             "gate": verdict.to_dict(),
+            "checks": checks,
             "facts": dict(evaluation.facts),
             "diagnosis": None if verdict.severity == "none" else diagnosis.sentence,
             "layers": [

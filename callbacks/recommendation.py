@@ -65,7 +65,6 @@ def recommend(
     stage: Stage,
     verdict: Verdict,
     layers: Sequence[Mapping[str, Any]],
-    failed_checks: Sequence[str] = (),
 ) -> tuple[Stage, list[str]] | None:
     """The changed stage to try next, and the changes in words.
 
@@ -73,17 +72,12 @@ def recommend(
         stage: The stage as it was rejected.
         verdict: Why.
         layers: ``weight``, ``nmse`` and ``weighted_error`` of each coded weight of that try.
-        failed_checks: Names of checks of behaviour that failed beside the gate.
 
     Returns:
         ``None`` where there is nothing to change, or no use in it.
     """
     errors = errors_of(layers)
-    pattern = diagnose(verdict, errors, failed_checks).pattern
-    severity = verdict.severity
-    if pattern == "check":  # a check passes or not: how badly is how many of them
-        severity = "severe" if len(failed_checks) > 1 else "mild"
-    rule = RULES.get((pattern, severity))
+    rule = RULES.get((diagnose(verdict, errors).pattern, verdict.severity))
     if rule is None:
         return None
     group = outstanding(errors) if rule.focus is not None else None

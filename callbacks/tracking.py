@@ -34,8 +34,10 @@ NAMES: Mapping[str, tuple[str, str, str]] = {
     "retention_low/*": ("try", "fraction", "its lower confidence bound"),
     "degradation/*": ("try", "the measure's", "how much worse than the reference; below 0 is better"),
     "p/*": ("try", "probability", "of as large a loss if there were none, Holm's correction"),
-    "check/*": ("try", "the check's", "score of a check of behaviour"),
+    "check/*": ("try", "fraction", "share that a check of behaviour is of"),
     "check_passed/*": ("try", "0 or 1", "whether it passed"),
+    "check_state/*": ("try", "-1, 0, 1", "below, within, above what is wanted"),
+    "check_rejects/*": ("try", "0 or 1", "whether it turns the stage down"),
     "gate/accepted": ("try", "0 or 1", "verdict"),
     "gate/severity": ("try", "0, 1, 2", "none, mild, severe"),
     "gate/needed": ("try", "fraction", "retention needed against the last level"),
@@ -66,6 +68,7 @@ NAMES: Mapping[str, tuple[str, str, str]] = {
     "run/peak_memory_bytes": ("end", "bytes", "at the peak of that pass"),
 }
 
+_STATES = {"below": -1.0, "within": 0.0, "above": 1.0}
 _SEVERITIES = {"none": 0.0, "mild": 1.0, "severe": 2.0}
 
 
@@ -173,8 +176,11 @@ def try_metrics(outcome: Mapping[str, Any], index: int) -> dict[str, float]:
             rises = measure["chance"] is None or measure["reference"] >= measure["chance"]
             metrics[f"degradation/{name}"] = worse if rises else -worse
     for check in outcome.get("checks") or ():
-        metrics[f"check/{check['name']}"] = check.get("value")
-        metrics[f"check_passed/{check['name']}"] = check.get("passed")
+        name = check["name"]
+        metrics[f"check/{name}"] = check["value"]
+        metrics[f"check_passed/{name}"] = check["passed"]
+        metrics[f"check_state/{name}"] = _STATES.get(check["state"])
+        metrics[f"check_rejects/{name}"] = check["rejects"]
     return _known(metrics)
 
 

@@ -27,6 +27,7 @@ from fulgurite.codecs import (
     UniformCodec,
     VptqCodec,
 )
+from fulgurite.reporting.hardware import recommend_hardware
 from fulgurite.reporting.record import read_record
 from fulgurite.reporting.table import markdown_rows, markdown_table
 from fulgurite.reporting.units import UNKNOWN
@@ -90,6 +91,35 @@ rest is not measured once it is sure. The bounds of each look are wider than tho
 together err as often as one: Lan and DeMets' spending of O'Brien and Fleming's type
 ([1983](https://doi.org/10.1093/biomet/70.3.659)). Language models judged by windows can do it; elsewhere all items
 are seen, and a note says why. Off by default: a score of part of the items is less exact, though the verdict is not.
+
+## Checks of behaviour
+
+A gate compares with the reference; a check asks for a share by itself. Off by default, asked for by a recipe:
+
+```yaml
+model: {benchmarks: {names: [arc_easy, alignment], data_dir: data}}
+cascade:
+  checks: {edge_of_chaos: arc_easy, alignment: true}
+```
+
+| key of `checks` | default | meaning |
+| --- | --- | --- |
+| `edge_of_chaos` | none | a measure whose accuracy must stay within bounds; any that the gate has, `next_token` too |
+| `edge_of_chaos_within` | `[0.70, 0.80]` | the bounds |
+| `alignment` | false | for each of the four rules ([pairs](benchmarks-lm.md)), hold the share of aligned ends to: |
+| `alignment_least` | 0.65 | share needed after a stage |
+| `alignment_least_last` | 0.60 | share needed after the last stage of the recipe |
+| `strict` | false | turn a stage down for every check that it fails |
+
+No compression is asked to repair what the reference lacks. So a stage is turned down where it falls *below* a bound
+that the reference reaches. Where the reference is below itself, the run says so before its first stage, and the check
+is a remark. *Above* the edge of chaos nothing is lost, but the set has become too easy to show a loss: a remark as
+well. With `strict` each of these turns a stage down; one that is only above is not tried again, as more bits mend
+nothing there.
+
+A check goes by the share itself, not by a bound: its interval, and whether all of it lies on that side, are told
+beside it (fifty pairs: 0.13 to each side). So a reference just over a bound has stages turned down by chance, which
+lose nothing. Looks are not taken where there are checks. What is checked is a measure of the gate as well.
 """
 
 
@@ -209,7 +239,8 @@ def run_section(name: str, title: str, folder: Path) -> str:
     parts.append(markdown_rows(head, rows, [False, True, False, False, True, False]))
     efficiency = record.get("efficiency")
     if efficiency is not None:
-        parts.append(f"Hardware: {efficiency['hardware']['class']} ({efficiency['hardware']['why']}).")
+        found = recommend_hardware(efficiency.get("artifact", efficiency["reference"]))
+        parts.append(f"Hardware: {found['class']} ({found['why']}).")
     parts += [note for note in record["notes"]]
     return "\n\n".join(parts) + "\n"
 

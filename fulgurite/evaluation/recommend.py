@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,19 +61,18 @@ class Diagnosis:
     sentence: str
 
 
-def diagnose(verdict: Verdict, errors: Mapping[str, float], failed_checks: Sequence[str] = ()) -> Diagnosis:
+def diagnose(verdict: Verdict, errors: Mapping[str, float]) -> Diagnosis:
     """Read a verdict in the light of each weight's relative error.
 
     Args:
         verdict: The outcome of a gate.
         errors: Relative error by parameter name, such as the normalised squared error weighted by the layer's
             input statistics, ``|X (W - W_hat)|^2 / |X W|^2``: comparable between weights of different size.
-        failed_checks: Names of checks of behaviour that failed beside the gate.
 
     Returns:
         The diagnosis; weights whose error is not finite count as lost and lead.
     """
-    pattern = _pattern(verdict, failed_checks)
+    pattern = _pattern(verdict)
     if pattern in ("none", "undecided"):
         return Diagnosis(pattern, verdict.severity, (), verdict.reason)
     means = group_errors(errors)
@@ -81,7 +80,7 @@ def diagnose(verdict: Verdict, errors: Mapping[str, float], failed_checks: Seque
     what = {
         "core": "the stage loses too much",
         "expert": "the stage holds on average, but loses too much on single benchmarks",
-        "check": f"scores hold, but not the checks: {', '.join(failed_checks)}",
+        "check": f"scores hold, but not the checks: {', '.join(verdict.failed_checks)}",
         "integration": "the stage holds by itself, but the stages together lose too much",
         "diverged": "the network diverged",
     }[pattern]
@@ -175,9 +174,11 @@ def _members(errors: Mapping[str, float]) -> dict[str, list[str]]:
     return groups | (towers if len(towers) == 2 else {})
 
 
-def _pattern(verdict: Verdict, failed_checks: Sequence[str]) -> Pattern:
+def _pattern(verdict: Verdict) -> Pattern:
     if verdict.accepted:
-        return "check" if failed_checks else "none"
+        return "none"
+    if verdict.failed_checks:
+        return "check"
     if verdict.diverged:
         return "diverged"
     if verdict.undecided:

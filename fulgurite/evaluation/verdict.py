@@ -73,6 +73,7 @@ class Verdict:
         per_measure: One entry a measure, against the reference.
         retention_high: One-sided upper confidence bound of ``retention``.
         cumulative_high: The same of ``cumulative``.
+        failed_checks: Checks of behaviour that turned down a candidate whose scores hold; empty where they do not.
     """
 
     accepted: bool
@@ -87,6 +88,7 @@ class Verdict:
     per_measure: tuple[MeasureVerdict, ...]
     retention_high: float | None = None
     cumulative_high: float | None = None
+    failed_checks: tuple[str, ...] = ()
 
     @property
     def diverged(self) -> bool:
@@ -102,6 +104,7 @@ class Verdict:
         """Plain JSON."""
         record = asdict(self)
         record["per_measure"] = [asdict(measure) for measure in self.per_measure]
+        record["failed_checks"] = list(self.failed_checks)
         return record
 
     @classmethod
@@ -113,4 +116,5 @@ class Verdict:
         """
         fields = dict(record)
         fields["per_measure"] = tuple(MeasureVerdict(**measure) for measure in record.get("per_measure", ()))
+        fields["failed_checks"] = tuple(record.get("failed_checks", ()))
         return cls(**fields)

@@ -158,6 +158,7 @@ def schema_markdown() -> str:
         parts += [f"\n## {name}\n\n", *_table(inner)]
     titles = {"stage": "stages[]", "try": "stages[].tries[]", "gate": "stages[].tries[].gate"}
     titles |= {"measure": "stages[].tries[].gate.per_measure[]", "layer": "stages[].tries[].layers[]"}
+    titles |= {"check": "stages[].tries[].checks[]"}
     titles |= {"efficiency": "efficiency.reference, efficiency.artifact"}
     titles |= {"retrieved": "pictures.retrieved[]", "found": "pictures.retrieved[].before[], after[]"}
     titles |= {"caption": "pictures.captions[]"}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
+from fulgurite.reporting.behaviour import behaviour_blocks
 from fulgurite.reporting.blocks import Block, Code, Document, Fold, Plot, Sample, Section, Table, Text
 from fulgurite.reporting.deciding import deciding_gate, result_layers, result_stage
 from fulgurite.reporting.pictures import picture_blocks
@@ -33,6 +34,7 @@ def build_document(record: Record) -> Document:
         "Stages": _stages(record),
         "Bytes by part": _parts(record),
         "Quality against size": _quality(record),
+        "Checks of behaviour": behaviour_blocks(record),
         "Pictures": picture_blocks(record),
         "Error per layer": _layers(record),
         "What each try changed": _tries(record),

@@ -11,7 +11,9 @@ from callbacks.stages.contrast import ContrastStage
 from callbacks.stages.stage import PROTECTED
 from fulgurite.codecs import Codec, EcqCodec, UniformCodec
 from fulgurite.evaluation import Gate, Measure, Verdict
+from fulgurite.evaluation.checks import check_share
 from fulgurite.evaluation.recommend import outstanding, tower_of
+from fulgurite.evaluation.stage_checks import StageCheck, with_checks
 
 STAGE = Stage(UniformCodec(bits=3, group_size=32), refine=Refine(steps=50))
 NAMES = [
@@ -46,6 +48,14 @@ def judged(*kept: float, previous: float = 1.0) -> Verdict:
         [text(each, name) for each, name in zip(kept, names, strict=True)],
         stage_index=2,  # needs 90 %
     )
+
+
+def checked(*shares: float) -> Verdict:
+    """Scores hold; strict checks of 0.7 to 0.8 find these shares."""
+    checks = [
+        check_share(f"check {place}", share, 100, least=0.7, most=0.8) for place, share in enumerate(shares)
+    ]
+    return with_checks(judged(1.0), [StageCheck(check, check, strict=True) for check in checks])
 
 
 MILD, SEVERE = judged(0.85), judged(0.5)
@@ -115,10 +125,12 @@ def test_each_kind_of_rejection_has_its_own_changes() -> None:
     assert (EXPERT.accepted, INTEGRATION.accepted) == (False, False)
     assert changes(EXPERT) == ["bits 3 -> 4", "refine.steps 50 -> 100"]
     assert changes(INTEGRATION) == ["bits 3 -> 4"]
-    assert changes(judged(1.0), failed_checks=["alignment"]) == ["bits 3 -> 4", "refine.steps 50 -> 100"]
+    assert changes(checked(0.5)) == ["bits 3 -> 4", "refine.steps 50 -> 100"]
     coarse = Stage(EcqCodec(rate=2.0))
-    assert changes(judged(1.0), stage=coarse, failed_checks=["one"]) == ["rate 2.0 -> 2.2"]
-    assert changes(judged(1.0), stage=coarse, failed_checks=["one", "two"]) == ["rate 2.0 -> 2.5"]
+    assert changes(checked(0.5), stage=coarse) == ["rate 2.0 -> 2.2"]
+    assert changes(checked(0.5, 0.5), stage=coarse) == ["rate 2.0 -> 2.5"]
+    assert changes(checked(0.9), stage=coarse) is None, "what is too good needs no more bits"
+    assert changes(checked(0.5, 0.9), stage=coarse) == ["rate 2.0 -> 2.2"], "one of the two is a loss"
 
 
 def test_nothing_is_changed_where_it_would_mend_nothing() -> None:

@@ -81,7 +81,10 @@ def record() -> dict[str, Any]:
 
 
 def test_every_number_of_a_try_has_a_name_with_a_meaning() -> None:
-    checks = [{"name": "alignment", "value": 0.7, "passed": True}]
+    checks = [
+        {"name": "alignment", "value": 0.7, "passed": True, "state": "within", "rejects": False},
+        {"name": "edge_of_chaos", "value": 0.6, "passed": False, "state": "below", "rejects": True},
+    ]
     found = try_metrics(outcome(1, 0.9, checks=checks, looks={"seen": 25, "of": 50, "look": 1, "most": 4}), 2)
     assert all(is_known(name) for name in found)
     assert found["stage/index"] == 2
@@ -94,6 +97,7 @@ def test_every_number_of_a_try_has_a_name_with_a_meaning() -> None:
     assert (found["time/encode_s"], found["time/try_s"]) == (2, 5)
     assert "time/refine_s" not in found, "what was not done is not sent"
     assert (found["check/alignment"], found["check_passed/alignment"]) == (0.7, 1)
+    assert (found["check_state/edge_of_chaos"], found["check_rejects/edge_of_chaos"]) == (-1, 1)
 
 
 def test_a_retry_tells_what_its_changes_did() -> None:

@@ -7,8 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fulgurite.evaluation import Measure
+from fulgurite.evaluation.stage_checks import CheckSettings
 from fulgurite.reporting import write_record, write_report
 from fulgurite.reporting.deciding import block_ticks, kind_of
 from fulgurite.reporting.markdown import fence
@@ -244,3 +247,26 @@ def test_blocks_begin_where_the_number_changes() -> None:
 
 def test_a_fence_outlasts_the_backticks_inside() -> None:
     assert fence("a ```` b").splitlines()[0] == "`````"
+
+
+def test_checks_of_behaviour_have_a_chapter_where_there_are_any(record: Record, tmp_path: Path) -> None:
+    settings = CheckSettings(edge_of_chaos="quiz")
+    right = (np.arange(100) < 75).astype(float)
+    before = Measure("quiz", right, np.ones(100), np.full(100, 0.25), True, "%")
+    lost = Measure("quiz", right * (np.arange(100) < 60), np.ones(100), np.full(100, 0.25), True, "%")
+    checks = settings.judge([before], [lost], last=False)
+    record["stages"][1]["tries"][0]["checks"] = [check.to_dict() for check in checks]
+    markdown, page = reports(record, tmp_path)
+    for text in (
+        "Checks of behaviour",
+        "0.600 [0.502, 0.691]",
+        "0.70 to 0.80",
+        "0.750 within",
+        "turned down",
+    ):
+        assert text in page.words
+        assert text in markdown.replace("\\", "")
+
+
+def test_without_checks_there_is_no_such_chapter(whole: tuple[Path, str, Page]) -> None:
+    assert "Checks of behaviour" not in whole[1]

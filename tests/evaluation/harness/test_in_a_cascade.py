@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fulgurite.evaluation.alignment import RULES
 from fulgurite.evaluation.harness import BenchmarkSettings
 
 Compress = Callable[..., tuple[int, Path]]
@@ -33,6 +34,25 @@ def test_benchmarks_are_measures_of_the_gate(compress: Compress, small_text: Pat
     assert judged["text"]["informative"]
     assert judged["text"]["retention"] == pytest.approx(1, abs=0.02)  # eight bits cost little
     assert not judged["arc_easy"]["informative"]  # eight questions that it knows nothing of
+
+
+def test_alignment_is_checked_after_each_stage(compress: Compress) -> None:
+    status, folder = compress(
+        {"stages": {"eight": eight_bits()}, "checks": {"alignment": True}},
+        "--model.benchmarks.names=[alignment]",
+        "--model.benchmarks.limit=8",
+        "--cascade.checks.alignment_least_last=1.0",  # as the key of a recipe; no network has all of them
+    )
+    record = json.loads((folder / "record.json").read_text())
+    assert status == 0, "the reference fails as well"
+    (stage,) = record["stages"]
+    checks = stage["tries"][0]["checks"]
+    assert [check["name"] for check in checks] == [f"alignment_{rule}" for rule in RULES]
+    scores = record["reference"]["scores"]
+    for check in checks:
+        assert (check["least"], check["state"], check["rejects"]) == (1.0, "below", False)
+        assert check["reference"] == scores[check["name"]]["value"]
+    assert len([note for note in record["notes"] if "turns down no stage" in note]) == len(RULES)
 
 
 def test_a_benchmark_without_data_stops_a_run_before_it_starts(
