@@ -88,7 +88,7 @@ class RunRecord:
         planned = {each.name: each for each in plan.measures}
         data = self._run.data
         self._record["data"] = {key: data.get(key) for key in ("description", "windows", "tokens", "bytes")}
-        self._record["data"] |= {key: data[key] for key in ("items",) if key in data}
+        self._record["data"] |= {key: data[key] for key in ("items", "benchmarks") if key in data}
         self._record["reference"] = {
             "num_bytes": self._run.reference_bytes,
             "checkpoint_bytes": _checkpoint_bytes(self._record["model"]["source"]),

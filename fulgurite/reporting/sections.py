@@ -118,7 +118,8 @@ def _quality(record: Record) -> list[Block]:
             name = part["name"] if unit else f"{part['name']}, {part['unit']}".removesuffix(", ")
             kept = format_retained(part["retention"], part["low"], part["high"])
             kept = kept if part["informative"] else "reference at chance"
-            rows.append((stage["name"], name, *scores, kept, format_number(part["raw_ratio"], 3)))
+            items = _count(part.get("items"))
+            rows.append((stage["name"], name, items, *scores, kept, format_number(part["raw_ratio"], 3)))
     points = [f"{row.stage} {row.num_bytes} {row.retained}" for row in comparison_rows(record)]
     caption = "Each try; the stroke down ends at the lower confidence bound. The line joins accepted tries."
     blocks = _plot(record, "quality", "Quality against size: " + ", ".join(points), caption)
@@ -127,10 +128,32 @@ def _quality(record: Record) -> list[Block]:
         record, "retention", "Retention by stage and measure; the table below has it all.", caption
     )
     if rows:
-        header = ("stage", "measure", "reference", "stage's", "chance", "retained", "raw ratio")
-        numeric = (False, False, True, True, True, True, True)
+        header = ("stage", "measure", "items", "reference", "stage's", "chance", "retained", "raw ratio")
+        numeric = (False, False, True, True, True, True, True, True)
         blocks.append(Table(f"Measured on {data['description'] or 'the data'}.", header, rows, numeric))
-    return blocks
+    return [*blocks, *_deciding_measures(record)]
+
+
+def _deciding_measures(record: Record) -> list[Block]:
+    """The reference's scores, the items that they rest on, and which of them decide."""
+    rows = [
+        (
+            name,
+            _count(score.get("items")),
+            format_score(score["value"], score["unit"]),
+            format_score(score["chance"], score["unit"]),
+            {True: "yes", False: "no, at chance", None: UNKNOWN}[score.get("informative")],
+            UNKNOWN if (error := score.get("error")) is None else f"{100 * error:.2g} points",
+        )
+        for name, score in record["reference"]["scores"].items()
+    ]
+    header = ("measure", "items", "reference", "chance", "decides", "error of a retention")
+    caption = "What the gate goes by: a measure decides where the reference is surely better than chance."
+    return [Table(caption, header, rows, (False, True, True, True, False, True))] if rows else []
+
+
+def _count(items: int | None) -> str:
+    return UNKNOWN if items is None else f"{items:,}"
 
 
 def _layers(record: Record) -> list[Block]:

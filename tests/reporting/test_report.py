@@ -268,5 +268,17 @@ def test_checks_of_behaviour_have_a_chapter_where_there_are_any(record: Record, 
         assert text in markdown.replace("\\", "")
 
 
+def test_items_and_what_decides_stand_beside_each_score(record: Record, tmp_path: Path) -> None:
+    scores = record["reference"]["scores"]
+    scores["bits_per_byte"] |= {"items": 12_512, "informative": True, "error": 0.0123}
+    scores["next_token_accuracy"] |= {"items": 7, "informative": False, "error": None}
+    record["stages"][0]["tries"][0]["gate"]["per_measure"][0]["items"] = 3_128  # as of a look
+    markdown, _ = reports(record, tmp_path)
+    plain = markdown.replace("\\", "")
+    assert "| bits_per_byte | 12,512 | 1.900 bits/byte | 4.800 bits/byte | yes | 1.2 points |" in plain
+    assert "| next_token_accuracy | 7 | 36.0 % | 12.0 % | no, at chance | - |" in plain
+    assert "| seedlm4 | bits_per_byte, bits/byte | 3,128 |" in plain
+
+
 def test_without_checks_there_is_no_such_chapter(whole: tuple[Path, str, Page]) -> None:
     assert "Checks of behaviour" not in whole[1]

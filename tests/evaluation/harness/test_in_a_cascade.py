@@ -34,6 +34,10 @@ def test_benchmarks_are_measures_of_the_gate(compress: Compress, small_text: Pat
     assert judged["text"]["informative"]
     assert judged["text"]["retention"] == pytest.approx(1, abs=0.02)  # eight bits cost little
     assert not judged["arc_easy"]["informative"]  # eight questions that it knows nothing of
+    # 100 windows at most, eight items of each benchmark
+    counts = {name: score["items"] for name, score in record["reference"]["scores"].items()}
+    assert counts == {"bits_per_byte": 100, "next_token": 100, **record["data"]["benchmarks"]}
+    assert counts["arc_easy"] == judged["arc_easy"]["items"] == 8
 
 
 def test_alignment_is_checked_after_each_stage(compress: Compress) -> None:
