@@ -188,25 +188,3 @@ def test_the_budget_stops_a_run_before_a_try_that_is_too_long(compress: Compress
     assert status == 3
     assert record["stages"] == []
     assert any("is not begun" in note for note in record["notes"])
-
-
-def test_the_second_run_of_a_recipe_spends_nothing_on_the_reference(
-    compress: Compress, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    measured = []
-    evaluate = LanguageCompression.evaluate_network
-
-    def counted(self: LanguageCompression, network: Any, *arguments: Any, **settings: Any) -> Evaluation:
-        measured.append(network)
-        return evaluate(self, network, *arguments, **settings)
-
-    monkeypatch.setattr(LanguageCompression, "evaluate_network", counted)
-    counts, scores = [], []
-    for name in ("first", "second"):
-        cascade = {"stages": {"eight": uniform(8)}}
-        _, folder = compress(cascade, "--cascade.cache_dir", str(tmp_path / "cache"), name=name)
-        counts.append(len(measured))
-        scores.append(read_record(folder)["reference"]["scores"])
-        measured.clear()
-    assert counts == [2, 1], "the reference and the try, then the try alone"
-    assert scores[0] == scores[1]
