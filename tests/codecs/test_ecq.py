@@ -229,3 +229,20 @@ def test_counting_is_by_class() -> None:
     counts = count_magnitudes(magnitudes, kinds)
     assert counts[3].tolist() == [1, 0, 1]
     assert counts[4].tolist() == [0, 1, 1]
+
+
+def test_two_rows_lose_nothing_by_a_hessian() -> None:
+    """As a network's token types have it: side information takes more bits than codes, and one row matters."""
+    weight = gaussian(2, 32, seed=5)
+    for seed in range(4):
+        inputs = gaussian(40, 32, seed=seed) * torch.logspace(0, -2, 32)
+        hessian, rows = inputs.T @ inputs / 40, torch.tensor([2.0, 6e-4])
+        codec = EcqCodec(rate=3.0, states=4)
+
+        def cost(encoded: Encoded, hessian: torch.Tensor = hessian, rows: torch.Tensor = rows) -> float:
+            return weighted_error((decode(encoded) - weight) * rows[:, None].sqrt(), hessian)
+
+        fitted, plain = codec.encode(weight, hessian, rows), codec.encode(weight)
+        # no worse a trade of bits for error, 6.02 dB each, than without the hessian
+        gained = math.log2(cost(plain) / cost(fitted)) / 2
+        assert fitted.bits_per_weight - plain.bits_per_weight <= gained + 1e-9
