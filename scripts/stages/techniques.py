@@ -55,6 +55,7 @@ class Technique:
         codec: Of the stage.
         joint: Whether it is more than one of prune, low rank and quantise.
         candidates: What the allocation chooses from; by default what the codec says itself.
+        before: A stage that goes before all ratios, by its name; it sees attention alone where ``{blocks}`` stands.
     """
 
     key: str
@@ -63,6 +64,12 @@ class Technique:
     codec: Mapping[str, Any]
     joint: bool
     candidates: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    before: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+
+def _heads(energy: float) -> dict[str, Any]:
+    settings = {"energy": energy, "select": "{blocks}", "min_retention": 0.0001}
+    return {"heads": {"class_path": "callbacks.stages.AttentionRankStage", "init_args": settings}}
 
 
 TECHNIQUES = (
@@ -121,6 +128,22 @@ TECHNIQUES = (
         True,
     ),
     Technique(
+        "heads_ecq",
+        "heads, ecq",
+        "`AttentionRankStage`, which keeps 97 % of the energy of products of attention's weights, then *ecq*",
+        _ECQ,
+        True,
+        before=_heads(0.97),
+    ),
+    Technique(
+        "turned_ecq",
+        "heads turned, ecq",
+        "the same in the basis of the products' singular pairs, with all of their energy",
+        _ECQ,
+        True,
+        before=_heads(1.0),
+    ),
+    Technique(
         "prune_plus",
         "prune + low rank",
         "`LowRankPlusCodec`: rank 2 in 8 bits first, and `SparseCodec` with 2 to 4 bits for what it leaves",
@@ -148,6 +171,7 @@ class Network:
         source: Folder or name that takes the place of the recipe's; ``{runs}`` is the folder of all runs.
         data: Settings of the data module that differ.
         select: Weights that are coded.
+        blocks: Attention that ``AttentionRankStage`` changes.
         probe_windows: As ``Allocate`` takes it.
         sample: As ``Allocate`` takes it.
         shown: Measures that the table has a column for.
@@ -164,6 +188,7 @@ class Network:
     data: Mapping[str, Any] = field(default_factory=dict)
     shown: tuple[str, ...] = ()
     select: tuple[str, ...] = ("*",)
+    blocks: str = "*"
     probe_windows: int = 8
     sample: int = 1 << 16
     techniques: tuple[str, ...] = ()
@@ -207,7 +232,16 @@ NETWORKS = (
         data={"calibration_images": 128},
         shown=("image_to_text_r10", "text_to_image_r10", "image_fidelity", "text_fidelity"),
         # without corrections of low rank, whose curves of 48 whole weights take half an hour
-        techniques=("prune", "low_rank", "uniform", "ecq", "prune_bits", "low_rank_ecq"),
+        techniques=(
+            "prune",
+            "low_rank",
+            "uniform",
+            "ecq",
+            "prune_bits",
+            "low_rank_ecq",
+            "heads_ecq",
+            "turned_ecq",
+        ),
         sample=1 << 12,
     ),
     Network(
@@ -221,8 +255,18 @@ NETWORKS = (
         None,
         data={"calibration_texts": 250},
         shown=("spearman", "fidelity"),
-        techniques=("prune", "low_rank", "uniform", "ecq", "prune_bits", "low_rank_ecq"),
+        techniques=(
+            "prune",
+            "low_rank",
+            "uniform",
+            "ecq",
+            "prune_bits",
+            "low_rank_ecq",
+            "heads_ecq",
+            "turned_ecq",
+        ),
         select=("encoder.layer.3.attention.*", "encoder.layer.3.intermediate.*"),
+        blocks="encoder.layer.3.attention",
         sample=1 << 14,
     ),
 )
@@ -249,8 +293,17 @@ def recipe_of(
         model["source"] = source.format(runs=runs)
     recipe["data"]["init_args"] |= network.data
     settings = {"gate": LOWEST_GATE, "retries": 0, "report": False, "threads": 1}
-    stages = {f"x{ratio}": stage_of(network, technique, ratio) for ratio in RATIOS}
+    stages = {name: _on(network, stage) for name, stage in technique.before.items()}
+    stages |= {f"x{ratio}": stage_of(network, technique, ratio) for ratio in RATIOS}
     return {"model": recipe["model"], "data": recipe["data"], "cascade": {**settings, "stages": stages}}
+
+
+def _on(network: Network, stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A structural stage with the blocks of a network."""
+    settings = {
+        key: network.blocks if value == "{blocks}" else value for key, value in stage["init_args"].items()
+    }
+    return {**stage, "init_args": settings}
 
 
 def stage_of(network: Network, technique: Technique, ratio: int) -> dict[str, Any]:
