@@ -78,8 +78,8 @@ stages: $(READY) ## Compare pruning, low rank and quantisers at equal bytes (an 
 	test -d runs/clip_blip/fit_clip_emoji/network || $(BIN)/python scripts/clip_blip.py --data $(DATA) --only clip_emoji
 	$(BIN)/python scripts/stages_page.py --data $(DATA)
 
-gradients: $(READY) ## Train with compressed gradients in four processes, and write docs/gradient-compression.md
-	$(BIN)/python scripts/gradient_page.py
+gradients: $(READY) ## Train with compressed gradients in several processes (an hour), and write docs/gradient-compression.md
+	$(BIN)/python scripts/gradient_page.py --data $(DATA)
 
 deltas: $(READY) ## Fine-tune a small network and store the difference, and write docs/deltas.md
 	$(BIN)/python scripts/delta_page.py --data $(DATA)
@@ -93,8 +93,8 @@ adaptive-vqvae: $(READY) ## Fit VQ-VAEs with ratios by every strategy (an hour),
 	  --layers vision_model.embeddings "vision_model.encoder.layers.[013]" visual_projection
 	$(BIN)/python scripts/vqvae_study.py
 
-gates: $(READY) ## Simulate how often gates err (an hour), run three recipes, and write docs/gates.md
-	$(BIN)/python scripts/gate_simulation.py --data $(DATA) --output runs/gates/simulation.json
+gates: $(READY) ## Simulate how often gates err (a quarter of an hour), run three recipes, and write docs/gates.md
+	$(BIN)/python scripts/gate_simulation.py --data $(DATA) --output runs/gates/simulation
 	$(BIN)/python scripts/gates_page.py --data $(DATA)
 
 codec-table: $(READY) ## Measure every codec's rate and distortion, and write docs/codecs.md

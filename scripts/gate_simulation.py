@@ -1,6 +1,6 @@
 """How often gates err: stages whose true loss is known, judged many times. Its numbers are in ``docs/gates.md``.
 
-    python scripts/gate_simulation.py --data ../shared/data --runs 200 --output runs/gates/simulation.json
+    python scripts/gate_simulation.py --data ../shared/data --runs 200 --output runs/gates/simulation
 
     population of items -> n drawn items, noise as of compression, a planted loss -> gate -> share rejected, items seen
 
@@ -9,6 +9,9 @@ network in 4 bits; the item noise is that of those 4 bits, its mean loss taken o
 *benchmarks*: right and wrong answers as of a network of 7 to 8 billion weights. Under compression some change for the
 better and as many for the worse where nothing is lost (Dutta et al., "Accuracy is Not All You Need", 2024,
 https://arxiv.org/abs/2407.09141); how many is assumed here.
+
+Each scenario leaves a file of its own; one that is there with the same settings is not simulated again, so a run that
+was stopped goes on. A loss of exactly what is allowed is simulated five times as often: there the share itself is read.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fulgurite.artifact.files import write_file
 from fulgurite.codecs import UniformCodec, decode
 from fulgurite.evaluation.gate import Gate
 from fulgurite.evaluation.language import evaluate_language
@@ -36,6 +42,9 @@ from fulgurite.models import load_causal_lm, load_tokenizer
 
 CHANGED = 0.05
 """Share of a benchmark's answers that a stage changes without losing any on average."""
+
+AT_BOUNDARY = 5
+"""Times as many runs where exactly what is allowed is lost."""
 
 
 @dataclass(frozen=True)
@@ -167,51 +176,80 @@ def scenarios(runs: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for kind in ("text", "text, looks"):
         found += _cases(kind, (0.98, 0.95, 0.90), runs)
-    for kind, count in (("benchmarks, slices", runs), ("benchmarks, full", max(20, runs // 2))):
-        found += _cases(kind, (0.98, 0.90), count)
-        found.append({"kind": f"{kind}, earlier rule", "needed": 0.98, "kept": 1.0, "runs": count // 2})
     # one collapses to what loses twice what the floor allows, all others are as they were
-    few = max(20, runs // 3)
-    found += [
-        {"kind": "benchmarks, slices", "needed": 0.90, "kept": {name: 0.6}, "runs": few}
+    alone = [
+        {"kind": "benchmarks, slices", "needed": 0.90, "kept": {name: 0.6}, "runs": max(20, runs // 3)}
         for name in BENCHMARKS
     ]
+    for kind, count, more in (
+        ("benchmarks, slices", runs, alone),
+        ("benchmarks, full", max(20, runs // 2), []),
+    ):
+        found += [*_cases(kind, (0.98, 0.90), count), *more]
+        found.append({"kind": f"{kind}, earlier rule", "needed": 0.98, "kept": 1.0, "runs": count // 2})
     return found
 
 
 def _cases(kind: str, thresholds: Sequence[float], runs: int) -> list[dict[str, Any]]:
     """Nothing lost, just what is allowed, twice that."""
     return [
-        {"kind": kind, "needed": needed, "kept": kept, "runs": runs}
+        {"kind": kind, "needed": needed, "kept": kept, "runs": AT_BOUNDARY * runs if kept == needed else runs}
         for needed in thresholds
-        for kept in (1.0, needed, 1 - 2 * (1 - needed))
+        for kept in (1.0, needed, round(1 - 2 * (1 - needed), 9))
     ]
 
 
-def simulate(given: argparse.Namespace) -> dict[str, Any]:
-    """All scenarios, with how often each was rejected."""
-    population = text_population(given.data, given.population) if given.data is not None else None
-    rows = []
+def name_of(scenario: Mapping[str, Any]) -> str:
+    """Of a scenario's file."""
+    kept = scenario["kept"]
+    kept = f"{next(iter(kept))} {next(iter(kept.values()))}" if isinstance(kept, dict) else kept
+    return f"{scenario['kind']} {scenario['needed']} {kept}".replace(",", "").replace(" ", "-")
+
+
+def simulate(given: argparse.Namespace) -> None:
+    """Simulate the scenarios that are not there yet, each to its own file."""
+    population = None
+    told = {name: getattr(given, name) for name in ("windows", "population", "resamples")}
+    settings = {**told, "changed": CHANGED}
     with ProcessPoolExecutor(given.jobs) as pool:
         for scenario in scenarios(given.runs):
-            if population is None and scenario["kind"].startswith("text"):
+            path = given.output / f"{name_of(scenario)}.json"
+            text = scenario["kind"].startswith("text")
+            if (text and given.data is None) or _is_known(path, scenario, settings):
                 continue
+            if text and population is None:
+                population = text_population(given.data, given.population)
+            started = time.perf_counter()
+            first = zlib.crc32(name_of(scenario).encode())  # no two scenarios have the same draws
             jobs = [
-                (scenario["kind"], seed, scenario["needed"], scenario["kept"])
-                for seed in range(scenario["runs"])
+                (scenario["kind"], first + number, scenario["needed"], scenario["kept"])
+                for number in range(scenario["runs"])
             ]
-            run = partial(_one, population=population, windows=given.windows, resamples=given.resamples)
+            run = partial(
+                _one,
+                population=population if text else None,
+                windows=given.windows,
+                resamples=given.resamples,
+            )
             found = list(pool.map(run, jobs, chunksize=4))
-            rejected = [not accepted for accepted, _ in found]
             row = {
                 **scenario,
-                "rejected": float(np.mean(rejected)),
+                "rejected": float(np.mean([not accepted for accepted, _ in found])),
                 "items_seen": float(np.mean([share for _, share in found])),
             }
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    told = {name: getattr(given, name) for name in ("runs", "windows", "population", "resamples")}
-    return {**told, "changed": CHANGED, "rows": rows}
+            seconds = time.perf_counter() - started
+            content = json.dumps({"settings": settings, "row": row, "seconds": seconds}, indent=1)
+            write_file(path, f"{content}\n".encode())
+            print(f"{path.stem}: {row['rejected']:.1%} rejected, {seconds:.0f} s", flush=True)
+
+
+def _is_known(path: Path, scenario: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether the scenario was simulated with these settings."""
+    if not path.exists():
+        return False
+    known = json.loads(path.read_text())
+    same = {key: known["row"][key] for key in scenario} == dict(scenario)
+    return same and known["settings"] == dict(settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -225,13 +263,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--resamples", type=int, default=500, help="bootstrap draws; a gate's default is 2,000"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--output", type=Path, default=Path("runs/gates/simulation.json"))
+    parser.add_argument("--output", type=Path, default=Path("runs/gates/simulation"), help="folder")
     given = parser.parse_args(arguments)
     if given.runs < 20:
         parser.error(f"--runs must be at least 20, got {given.runs}")
-    found = simulate(given)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(found, indent=1) + "\n")
+    given.output.mkdir(parents=True, exist_ok=True)
+    simulate(given)
     return 0
 
 
