@@ -1,10 +1,11 @@
 """Train with compressed gradients in four processes, and write ``docs/gradient-compression.md``.
 
-    python scripts/gradient_page.py
-    python scripts/gradient_page.py --page
+    python scripts/gradient_page.py --data ../shared/data
+    python scripts/gradient_page.py --data ../shared/data --page
 
-A small Llama on the documentation of Python's own library, four processes over gloo, all methods of
-``lightning_modules.CompressedDDP``. What has ended is not run again: all of it lies in ``--runs``.
+A small Llama on the documentation of Python's own library in four processes over gloo, and a small CLIP on emoji in
+two, by the methods of ``lightning_modules.CompressedDDP``. What has ended is not run again: all of it lies in
+``--runs``.
 """
 
 from __future__ import annotations
@@ -21,39 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gradient_runs import KEPT_STEPS, PART, TASKS, Task
 
-RANKS, STEPS, DENSE_STEPS, PART = 4, 300, 5, 50
-SEEDS = (0, 1, 2)
-METHODS: dict[str, dict[str, Any]] = {
-    "dense": {"method": "none"},
-    "fp16": {"method": "fp16"},
-    "adaptive10": {"method": "adaptive", "target": 10.0},
-    "adaptive20": {"method": "adaptive", "target": 20.0},
-    "adaptive50": {"method": "adaptive", "target": 50.0},
-    "powersgd4": {"method": "powersgd", "rank": 4},
-    "adaptive200": {"method": "adaptive", "target": 200.0, "most_error": 0.995},
-    "powersgd1": {"method": "powersgd", "rank": 1},
-    "fixed4": {"method": "fixed", "bits": 4, "target": 9.0},
-}
-ALL_SEEDS = ("dense", "adaptive10")
 TITLES = {
     "dense": "float32, all-reduced",
     "fp16": "PyTorch's fp16",
     "fixed4": "`fixed`, 4 bits",
     "powersgd4": "PyTorch's PowerSGD, rank 4",
     "powersgd1": "PyTorch's PowerSGD, rank 1",
+    "adaptive8": "`adaptive`, target 8.5",
     **{f"adaptive{target}": f"`adaptive`, target {target}" for target in (10, 20, 50, 200)},
-}
-KEPT_STEPS = (20, 100, 250)
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 172,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
 }
 
 HEAD = """\
@@ -86,142 +64,43 @@ included.
 """
 
 
-# the runs
-
-
-def worker(runs: Path) -> None:
-    """All runs of one process; Lightning starts the others with the same arguments."""
-    from lightning.pytorch import seed_everything
-
-    todo = [
-        (name, seed)
-        for name in METHODS
-        for seed in (SEEDS if name in ALL_SEEDS else SEEDS[:1])
-        if not (runs / f"{name}-{seed}.json").exists()
-    ]
-    if os.environ.get("LOCAL_RANK"):  # started by the first process, which may be further
-        todo = json.loads((runs / "todo.json").read_text())
-    else:
-        (runs / "todo.json").write_text(json.dumps(todo))
-    for name, seed in todo:
-        seed_everything(seed, verbose=False)
-        told = train(runs, name, seed)
-        if told is not None:
-            (runs / f"{name}-{seed}.json").write_text(json.dumps(told))
-            print(f"{name} {seed}: {told['loss']:.4f}", flush=True)
-
-
-def train(runs: Path, name: str, seed: int) -> dict[str, Any] | None:
-    """One training; what came of it on the first process."""
-    from lightning.pytorch import Callback, LightningModule, Trainer
-
-    from datamodules import TextDataModule
-    from lightning_modules import CompressedDDP, LanguageModel
-    from lightning_modules.gradient_compression import GradientCompression
-
-    class Watch(Callback):
-        """CAQ of each part of the training, and some gradients of the first process as they are."""
-
-        def __init__(self) -> None:
-            self.parts: list[float] = []
-            self._before: tuple[float, int] = (0.0, 0)
-
-        def on_train_batch_end(
-            self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            if trainer.global_step % PART == 0:
-                taken = compression.traffic
-                caq, steps = taken.caq - self._before[0], taken.compressed_steps - self._before[1]
-                self._before = (taken.caq, taken.compressed_steps)
-                if steps:
-                    self.parts.append(caq / steps)
-
-        def on_before_optimizer_step(
-            self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
-        ) -> None:
-            if name == "dense" and seed == 0 and trainer.is_global_zero and trainer.global_step in KEPT_STEPS:
-                found = {
-                    key: value.grad.clone()
-                    for key, value in pl_module.named_parameters()
-                    if value.grad is not None
-                }
-                torch.save(found, runs / f"gradients-{trainer.global_step}.pt")
-
-    compression, watch = GradientCompression(), Watch()
-    strategy = CompressedDDP(dense_steps=DENSE_STEPS, process_group_backend="gloo", **METHODS[name])
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=RANKS,
-        strategy=strategy,
-        max_steps=STEPS,
-        callbacks=[watch, compression],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-        default_root_dir=runs,
-        limit_val_batches=0,
-    )
-    data = TextDataModule(
-        "stdlib",
-        train_tokenizer_vocab=512,
-        window=64,
-        batch_size=4,
-        cache_dir=str(runs / "cache"),
-    )
-    module = LanguageModel(config=dict(CONFIG), learning_rate=2e-3)
-    clock = time.monotonic()
-    trainer.fit(module, data)
-    seconds = time.monotonic() - clock
-    loss = held_out_loss(module, data)
-    if not trainer.is_global_zero:
-        return None
-    return {
-        "loss": loss,
-        "seconds": seconds,
-        "parts": watch.parts,
-        "metrics": compression.traffic.metrics(),
-        "weights": sum(weight.numel() for weight in module.parameters()),
-    }
-
-
-@torch.no_grad()
-def held_out_loss(module: Any, data: Any) -> float:
-    """Nats per token over the validation windows, whole on each process."""
-    network = module.network.eval()
-    losses, count = 0.0, 0
-    loader = torch.utils.data.DataLoader(data.val_dataloader().dataset, batch_size=32)
-    for batch in loader:
-        tokens = batch["input_ids"]
-        logits = network(tokens[:, :-1]).logits
-        losses += float(
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
-        )
-        count += tokens[:, 1:].numel()
-    return losses / count
-
-
 # the page
 
 
 def page(runs: Path) -> str:
     """What the runs have measured."""
+    parts = [HEAD, *(_task(task, folder_of(task, runs)) for task in TASKS.values())]
+    parts.append(
+        "Bytes are counted, not timed: on this machine the network is memory, and no time is won by sending less. On a "
+        "fast interconnect a plain fp16 all-reduce is hard to beat ([Agarwal et "
+        "al.](https://arxiv.org/abs/2103.00543)).\n\n"
+    )
+    lines = [*_codes(runs), "", *_predictor(runs), "", "Made by `make gradients`."]
+    return "".join(parts) + "\n".join(lines) + "\n"
+
+
+def folder_of(task: Task, runs: Path) -> Path:
+    """Where the runs of a network lie."""
+    return runs if task.key == "llama" else runs / task.key
+
+
+def _task(task: Task, runs: Path) -> str:
+    """The table of one network, as far as it has been trained."""
     found = {
         name: [json.loads(path.read_text()) for path in sorted(runs.glob(f"{name}-?.json"))]
-        for name in METHODS
+        for name in task.seeds
     }
     found = {name: told for name, told in found.items() if told}
-    dense = [told["loss"] for told in found["dense"]]
+    dense = [told["loss"] for told in found.get("dense", [])]
+    if len(dense) < 2:
+        return ""
     mean, spread = statistics.mean(dense), statistics.stdev(dense)
-    weights, seconds = (
-        found["dense"][0]["weights"],
-        statistics.mean(told["seconds"] for told in found["dense"]),
-    )
+    seconds = statistics.mean(told["seconds"] for told in found["dense"])
+    what = task.what.format(weights=f"{found['dense'][0]['weights']:,}")
     lines = [
-        f"A Llama of {weights:,} weights on the documentation of Python's library, {RANKS} processes over gloo on 2 "
-        f"cores, {STEPS} steps, the first {DENSE_STEPS} dense. Loss is in nats per token on held-out text; dense over "
-        f"{len(dense)} seeds: {mean:.4f}, standard deviation {spread:.4f}. *Against dense* is against the same seeds.",
+        f"{what}, {task.ranks} processes over gloo on 2 cores, {task.steps} steps, the first {task.dense_steps} dense. "
+        f"Loss is in {task.unit}; dense over {len(dense)} seeds: {mean:.4f}, standard deviation {spread:.4f}. *Against "
+        "dense* is against the same seeds.",
         "",
         "| gradients | on the wire | left out | loss | against dense | CPU ms a step |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -229,18 +108,10 @@ def page(runs: Path) -> str:
         "",
         *_verdict(found, dense, spread),
         "",
-        f"A dense step took {1000 * seconds / STEPS:.0f} ms here, four processes on two cores beside other work; "
-        "CPU time is of one process. Bytes are counted, not timed: on this machine the network is memory, and no time "
-        "is won by sending less. On a fast interconnect a plain fp16 all-reduce is hard to beat "
-        "([Agarwal et al.](https://arxiv.org/abs/2103.00543)).",
-        "",
-        *_codes(runs),
-        "",
-        *_predictor(runs),
-        "",
-        "Made by `make gradients`.",
+        f"A dense step took {1000 * seconds / task.steps:.0f} ms here, {task.ranks} processes on two cores beside "
+        "other work; CPU time is of one process.",
     ]
-    return HEAD + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n"
 
 
 def _by_ratio(
@@ -430,17 +301,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--page", action="store_true", help="write the page of what there is, and run nothing"
     )
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, required=True, help="folder with images/emoji")
+    parser.add_argument("--only", choices=sorted(TASKS), help="train this network alone")
     given = parser.parse_args(arguments)
     runs = given.runs.resolve()
     runs.mkdir(parents=True, exist_ok=True)
-    if given.worker:
-        worker(runs)
-        return 0
     if not given.page:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(Path(__file__).resolve()), "--worker", "--runs", str(runs)]
-        subprocess.run(command, env=environment, check=True)
+        for task in TASKS.values():
+            if given.only in (None, task.key):
+                folder = folder_of(task, runs)
+                folder.mkdir(exist_ok=True)
+                worker = Path(__file__).resolve().with_name("gradient_runs.py")
+                command = [sys.executable, str(worker), task.key, str(folder), str(given.data.resolve())]
+                subprocess.run(command, env=environment, check=True)
         learn_predictor(runs)
     given.output.write_text(page(runs), encoding="utf-8")
     print(given.output)

@@ -91,6 +91,9 @@ def test_the_page_on_gradients_says_where_training_breaks(
     }
     for name, content in runs.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "clip").mkdir()
+    for name, loss, wire in (("dense-0", 1.0, 1), ("dense-1", 1.2, 1), ("adaptive8-0", 1.5, 8)):
+        (tmp_path / "clip" / f"{name}.json").write_text(json.dumps(told(loss, wire)))
     generator = torch.Generator().manual_seed(0)
     for step in page.KEPT_STEPS:
         values = torch.randn(32, 64, generator=generator) * torch.logspace(-1, 1, 32)[:, None]
@@ -100,5 +103,10 @@ def test_the_page_on_gradients_says_where_training_breaks(
     within = "ends within one standard deviation of dense at 9.0x (+0.1000)"
     assert f"{within}, and beyond it at 19.0x (+1.0000)" in text
     assert "| `adaptive`, target 10 | 9.0x fewer | 5 % | 3.1000 | +0.1000 (+0.7 sd) | 10 |" in text
+    assert "the CLIP" not in text.partition("The CLIP of 100 weights")[0]
+    assert (
+        "ends within one standard deviation of dense at none of these, and beyond it at 8.0x (+0.5000)"
+        in text
+    )
     assert len(re.findall(r"\| [346] bits \|", text)) == 9
     assert "spreads by 0.7 %, 0.7 % of its mean" in text
