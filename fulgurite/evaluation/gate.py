@@ -78,6 +78,8 @@ class Gate:
             raise ValueError(f"confidence must be in (0.5, 1), got {self.confidence}")
         if self.looks < 1:
             raise ValueError(f"looks must be at least 1, got {self.looks}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if self.resamples < 100:
             raise ValueError(f"resamples must be at least 100, got {self.resamples}")
 

@@ -229,6 +229,7 @@ def test_unpaired_measures_are_refused() -> None:
         ({"floor": -0.1}, r"floor must be in \(0, 1\], got -0.1"),
         ({"confidence": 1.0}, r"confidence must be in \(0.5, 1\), got 1.0"),
         ({"resamples": 99}, "resamples must be at least 100, got 99"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_settings_are_checked(settings: dict, message: str) -> None:

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 _FOLDERS = ("", "bench", "text")  # a data folder may hold the benchmarks, or these beside others
 _KINDS: Mapping[str, type] = {"text": str, "list": list}
-_ONE_OF, _INDEX_OF = "one of ", "the index of one of "
+_ONE_OF, _INDEX_OF, _NUMBER = "one of ", "the index of one of ", "number 1 to "
 _CUTS: Mapping[str, Callable[..., list[Row]]] = {
     "documents": cut_documents,
     "last_words": cut_last_words,
@@ -47,7 +47,7 @@ def rows(
         files: Pattern of each split's file in the data folder, such as ``{"test": "arc_easy/test*"}``; the first that
             matches is read: ``.jsonl``, ``.json`` or ``.parquet``.
         fields: What each item must have, a dot going down one level, and what it must be: ``text``, ``list``,
-            ``texts``, ``one of FIELD`` or ``the index of one of FIELD``.
+            ``texts``, ``one of FIELD``, ``the index of one of FIELD`` or ``number 1 to N``.
         hub: Name and, where there is one, configuration on the hub, for when there is no data folder.
         shots: How the items of one split stand in front of another's: see ``with_shots``.
         data_dir: The data folder.
@@ -157,7 +157,7 @@ def read_rows(path: Path) -> list[Row]:
         raise BenchmarkDataError(f"{path}: expected items in JSON lines or parquet: {error}") from error
     if not isinstance(items, list) or not items:
         raise BenchmarkDataError(
-            f"{path}: expected a list of items, found {'none' if not items else type(items)}"
+            f"{path}: expected a list of items, found {type(items).__name__ if items else 'none'}"
         )
     return items
 
@@ -233,6 +233,8 @@ def _is_kind(value: Any, kind: str, item: Mapping[str, Any]) -> bool:
     if kind.startswith(_INDEX_OF):
         count = len(_part(item, kind.removeprefix(_INDEX_OF)))
         return isinstance(value, str | int) and str(value) in map(str, range(count))
+    if kind.startswith(_NUMBER):
+        return str(value) in map(str, range(1, 1 + int(kind.removeprefix(_NUMBER))))
     if kind == "texts":
         return isinstance(value, list) and len(value) > 0 and all(isinstance(each, str) for each in value)
     return isinstance(value, _KINDS[kind]) and not isinstance(value, bool)

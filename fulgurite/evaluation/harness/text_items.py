@@ -75,9 +75,10 @@ def cut_choices(
         ValueError: If there are too few sentences.
     """
     sentences: list[tuple[int, str]] = []  # with the paragraph that it is of
-    for paragraph in (part for text in texts for part in re.split(r"\n\s*\n", text)):
+    paragraphs = (part for text in texts for part in re.split(r"\n\s*\n", text))
+    for number, paragraph in enumerate(paragraphs):
         found = [piece for piece in _SENTENCE.split(" ".join(paragraph.split())) if len(piece.split()) >= 4]
-        sentences += [(id(paragraph), piece) for piece in found]
+        sentences += [(number, piece) for piece in found]
     places = [
         place
         for place in range(context, len(sentences))

@@ -1,11 +1,13 @@
 """Files of benchmarks: found where they may lie, checked item by item, and what is wrong is named."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fulgurite.evaluation.harness import LanguageSuite
 from fulgurite.evaluation.harness.sources import (
     BenchmarkDataError,
     documents,
@@ -114,6 +116,23 @@ def test_a_file_that_is_no_list_of_items(tmp_path: Path, content: bytes, message
     path.write_bytes(content)
     with pytest.raises(BenchmarkDataError, match=message):
         rows(files={"test": "arc_easy/test*"}, fields=FIELDS, data_dir=str(tmp_path))
+
+
+def test_an_answer_that_is_no_number_of_an_option_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "winogrande" / "validation.jsonl"
+    path.parent.mkdir()
+    item = {"sentence": "Anna saw _.", "option1": "Tom", "option2": "Max", "answer": "2"}
+    path.write_text(json.dumps(item) + "\n" + json.dumps({**item, "answer": ""}))  # as the hub's test split
+    with pytest.raises(
+        BenchmarkDataError, match="item 2: expected field 'answer' to be number 1 to 2, found ''"
+    ):
+        LanguageSuite.load(["winogrande"], data_dir=tmp_path)
+
+
+def test_an_object_instead_of_a_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "items.json").write_text('{"data": []}')
+    with pytest.raises(BenchmarkDataError, match="expected a list of items, found dict"):
+        read_rows(tmp_path / "items.json")
 
 
 def test_solved_items_of_the_same_group_come_along() -> None:

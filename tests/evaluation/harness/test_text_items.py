@@ -67,6 +67,18 @@ def test_too_little_text_for_a_choice_is_said() -> None:
         cut_choices([story(1)])
 
 
+def test_no_passage_reaches_from_one_text_into_the_next() -> None:
+    # paragraphs of two sentences in a text each: no place has three sentences of its own paragraph in front
+    texts = [
+        "\n\n".join(
+            f"The old cat number {n} sat on mat {k}. Two dogs saw cat {n} run over {k} hills." for k in (1, 2)
+        )
+        for n in range(200)
+    ]
+    with pytest.raises(ValueError, match="found 800 sentences and 0 such places"):
+        cut_choices(texts)
+
+
 def test_last_words_are_questions_of_the_harness() -> None:
     text = "Anna went with Tom to the river. Lily went with Max to the house. Sue went with Ben to the plant."
     (first, *_) = cut_last_words([text], count=5)
