@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fulgurite.analysis.cka import LinearCKA
 from fulgurite.analysis.subspaces import Closeness, moment_subspaces
 from fulgurite.calibration import evaluating
-from fulgurite.calibration._attention import fused_layers, opened
-from fulgurite.calibration._layers import is_known, num_groups, seen
+from fulgurite.calibration.attention import fused_layers, opened
+from fulgurite.calibration.layers import is_known, num_groups, seen
 
 Batch = Mapping[str, Tensor]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fulgurite.calibration._layers import is_transposed, made, num_groups, seen
 from fulgurite.calibration._shares import Moments
+from fulgurite.calibration.layers import is_transposed, made, num_groups, seen
 from fulgurite.calibration.metric import Metric, MetricKind
 
 _UNSEEN = 0.5

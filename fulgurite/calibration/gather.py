@@ -32,11 +32,11 @@ from typing import TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from fulgurite.calibration._attention import fused_layers, opened
-from fulgurite.calibration._layers import is_known
 from fulgurite.calibration._shares import CHUNKS, Batch, Batches, Share
 from fulgurite.calibration._sums import FisherSums, InputSums, combine
 from fulgurite.calibration._watch import evaluating, frozen, watch_gradients, watch_inputs
+from fulgurite.calibration.attention import fused_layers, opened
+from fulgurite.calibration.layers import is_known
 from fulgurite.calibration.metric import Metric, MetricKind
 from fulgurite.calibration.sampling import SampledLoss, count_positions, sampled_loss
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fulgurite.calibration._layers import seen
 from fulgurite.calibration._watch import evaluating
+from fulgurite.calibration.layers import seen
 
 Batch = Mapping[str, Tensor]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.calibration import gather_metrics
-from fulgurite.calibration._attention import fused_layers, opened
+from fulgurite.calibration.attention import fused_layers, opened
 
 
 class Block(nn.Module):
