@@ -24,7 +24,7 @@ from fulgurite.features.curves import measure_errors
 from fulgurite.features.preparation import Preparation
 from fulgurite.features.ratios import MEASURED, Plan, analyse, plan_codes
 from fulgurite.vqvae.autoencoder import Coded
-from fulgurite.vqvae.gates import Price
+from fulgurite.vqvae.gates import Price, TokenGates
 from fulgurite.vqvae.hierarchy import Hierarchy
 from fulgurite.vqvae.quantiser import QuantiserSettings
 from fulgurite.vqvae.storing import save_hierarchy
@@ -32,6 +32,7 @@ from fulgurite.vqvae.stream import decoder_bytes, stream_bytes
 from lightning_modules.optimisation import adamw_cosine
 
 _KEY = "hierarchical_vqvae"
+_LEARN = 0.6  # share of a fit in which gates learn
 
 
 class HierarchicalVqvae(LightningModule):
@@ -47,7 +48,7 @@ class HierarchicalVqvae(LightningModule):
         quantiser: Kind and size of the codebooks.
         hidden: Width of the hidden layers; half the features of a category, at most 64, by default; 0 for none.
         learn_ratios: Start with twice the bits of ``auto``, or with the given ratios, and learn by gates which half to
-            keep.
+            keep, in the first six tenths of the fit.
         level_weight: Weight of the error after the first levels.
         learning_rate: Highest of AdamW.
         weight_decay: For matrices.
@@ -169,12 +170,17 @@ class HierarchicalVqvae(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        if self.learn_ratios:
+        if self.learn_ratios and not self._settled():
             wanted = self.network.bits_per_row() / 2
             if self.compression_ratios == "auto":
                 wanted = self.bits_per_feature * self.network.num_features
             self._price = Price(wanted)
             self._price.value = self._known_price or self._price.value
+
+    def _settled(self) -> bool:
+        """Whether gates have learned, of this fit or of the one that it goes on with."""
+        coders = [coder for _, _, network in self.network.parts() for coder in network.coders()]
+        return all(coder.gates is not None and bool(coder.gates.settled) for coder in coders)
 
     @override
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
@@ -217,29 +223,39 @@ class HierarchicalVqvae(LightningModule):
         return error + self.level_weight * before + commitment, error.detach()
 
     @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # what is left has the rest of the fit to make up for what was closed
+        if (
+            self._price is not None
+            and self.trainer.global_step >= _LEARN * self.trainer.estimated_stepping_batches
+        ):
+            self._settle()
+
+    @override
     def on_train_end(self) -> None:
-        if self.learn_ratios:
-            self._meet_budget()
+        self._settle()
         if self.trainer.is_global_zero and self.export_dir is not None and self.preparation is not None:
             folder = Path(self.export_dir)
             save_hierarchy(folder, self.network)
             self.preparation.write(folder / "preparation.json")
 
-    def _meet_budget(self) -> None:
+    def _settle(self) -> None:
         """Close the gates that are open beyond the budget, the least sure first; of each category one stays."""
-        assert self._price is not None
-        bits = self.quantiser.bits
-        gates: list[tuple[float, Tensor, int, str]] = []
+        if self._price is None:
+            return
+        gates: list[tuple[float, str, TokenGates, int]] = []
         for name, _, network in self.network.parts():
             for coder in network.coders():
                 assert coder.gates is not None
-                logits = coder.gates.logits.detach()
-                gates += [(float(logits[place]), logits, place, name) for place in range(len(logits))]
-        best = {name: max(gate[0] for gate in gates if gate[3] == name) for name in self.network.categories}
-        room = int(self._price.budget // bits)
-        order = sorted(gates, key=lambda gate: (gate[0] < best[gate[3]], -gate[0]))
-        for rank, (_, logits, place, _) in enumerate(order):
-            logits[place] = 2.0 if rank < room else -2.0
+                gates += [
+                    (logit, name, coder.gates, at) for at, logit in enumerate(coder.gates.logits.tolist())
+                ]
+        best = {name: max(gate[0] for gate in gates if gate[1] == name) for name in self.network.categories}
+        order = sorted(gates, key=lambda gate: (gate[0] < best[gate[1]], -gate[0]))
+        kept = order[: int(self._price.budget // self.quantiser.bits)]
+        for each in {id(gate[2]): gate[2] for gate in gates}.values():
+            each.settle([at for _, _, one, at in kept if one is each])
+        self._price = None
 
     @override
     def on_validation_epoch_start(self) -> None:

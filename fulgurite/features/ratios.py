@@ -9,18 +9,20 @@ auto: bits per feature -> levels by their shares -> categories by a strategy and
 | `variance` | its mean square |
 | `dimensionality` | the share of its dimensions that it uses (participation ratio) |
 | `information` | its entropy power |
-| `balanced` | the geometric mean of these three |
+| `balanced` | its relative error, modelled: all alike, as far as the mean is no worse than uniform's |
 | `slope` | where a code saves most squared error, measured |
 | `worst` | whose relative error is largest, measured |
 
-All but the last two are models, see ``fulgurite.allocation.strategies``; of all that are given the same bits, `slope`
-has the least error and `worst` the least error of the worst category, on the curves.
+The first four are models, see ``fulgurite.allocation.strategies``; they do not know that the error of a category of few
+dimensions falls faster. `balanced` does: it takes the Gaussian curve of a category's spectrum, which holds variance,
+dimensionality and information, see ``fulgurite.features.gaussian``. Of all that are given the same bits, `slope` has
+the least error and `worst` the least error of the worst category, on the curves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,17 +39,17 @@ from fulgurite.allocation import (
     modelled,
     statistics_of,
 )
+from fulgurite.features.gaussian import gaussian_curves
+from fulgurite.features.sharing import Errors, balanced, least_worst
 from fulgurite.vqvae.autoencoder import LEVELS
 
 FLOAT_BITS = 32
-WORST = "worst"
+WORST, BALANCED = "worst", "balanced"
 NAMES = (*STRATEGIES, WORST)
 MEASURED = ("slope", WORST)
 """Strategies that need measured curves."""
 
 Ratios = str | Sequence[float] | Mapping[str, Sequence[float]]
-Errors = Mapping[str, Callable[[int], float]]
-"""Relative error of each category by its number of codes."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class Profile:
         statistics: Variance, dimensionality and information.
         correlation: Mean absolute correlation between two of its features.
         directions: Principal directions that hold nine tenths of its variance.
+        spectrum: Variances along its principal directions.
     """
 
     features: int
     statistics: Statistics
     correlation: float
     directions: int
+    spectrum: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def analyse(sample: Tensor, categories: Mapping[str, Sequence[int]]) -> dict[str
         count = len(places)
         others = (float(correlation.sum()) - count) / (count * (count - 1)) if count > 1 else 0.0
         directions = min(count, int((held < 0.9).sum()) + 1)
-        found[name] = Profile(count, statistics_of(part), others, directions)
+        found[name] = Profile(count, statistics_of(part), others, directions, tuple(spectrum.tolist()))
     return found
 
 
@@ -194,14 +198,29 @@ def _auto(
     ends = [round(total * sum(shares[: level + 1]) / sum(shares)) for level in range(LEVELS)]
     ends = [max(end, len(profiles)) for end in ends]  # a code for each at the least, at the first level
     tokens: dict[str, list[int]] = {name: [] for name in profiles}
+    whole = None
+    if len(set(strategies)) == 1:
+        nothing, most = _from_nothing(profiles)
+        whole = _spread(profiles, nothing, most, ends[-1], bits, strategies[0], errors, first=True)
     for level, (name, end) in enumerate(zip(strategies, ends, strict=True)):
         before = {category: sum(given) for category, given in tokens.items()}
         limit = {category: profile.features for category, profile in profiles.items()}
+        if (
+            whole is not None and level < LEVELS - 1
+        ):  # the coarse levels do not take what the whole does not want
+            limit = {
+                category: min(most, whole[category] - before[category]) for category, most in limit.items()
+            }
         after = _spread(profiles, before, limit, end, bits, name, errors, first=level == 0)
         for category in tokens:
             tokens[category].append(after[category] - before[category])
-    whole = {name: tuple(given) for name, given in tokens.items()}
-    return Plan(whole, bits, _decisions(profiles, whole, bits, {key: list(strategies) for key in whole}))
+    found = {name: tuple(given) for name, given in tokens.items()}
+    return Plan(found, bits, _decisions(profiles, found, bits, {key: list(strategies) for key in found}))
+
+
+def _from_nothing(profiles: Mapping[str, Profile]) -> tuple[dict[str, int], dict[str, int]]:
+    """Codes that categories have before the first level, and may have after the last."""
+    return dict.fromkeys(profiles, 0), {name: LEVELS * one.features for name, one in profiles.items()}
 
 
 def _spread(
@@ -220,7 +239,13 @@ def _spread(
     total = min(total, sum(highest.values()))
     if strategy == WORST:
         assert errors is not None
-        return _least_worst(lowest, highest, total, errors)
+        return least_worst(lowest, highest, total, errors)
+    if strategy == BALANCED:
+        nothing, most = _from_nothing(profiles)
+        uniform = _spread(profiles, nothing, most, total, bits, "uniform", None, first=True)
+        sizes = {name: one.features * one.statistics.variance for name, one in profiles.items()}
+        modelled_errors = gaussian_curves({name: one.spectrum for name, one in profiles.items()}, bits)
+        return balanced(lowest, highest, total, modelled_errors, sizes, uniform)
     # eight rows: a code of `bits` bits is as many bytes
     curves = []
     for name, profile in profiles.items():
@@ -263,17 +288,6 @@ def _fill(
         open_names = [name for name in found if found[name] < highest[name]]
         name = min(open_names, key=lambda one: found[one] / profiles[one].features)
         found[name] += 1
-
-
-def _least_worst(
-    lowest: Mapping[str, int], highest: Mapping[str, int], total: int, errors: Errors
-) -> dict[str, int]:
-    """A code at a time to the category whose relative error is largest."""
-    found = dict(lowest)
-    while sum(found.values()) < total:
-        open_names = [name for name in found if found[name] < highest[name]]
-        found[max(open_names, key=lambda one: errors[one](found[one]))] += 1
-    return found
 
 
 def _decisions(

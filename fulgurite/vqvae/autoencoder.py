@@ -83,7 +83,8 @@ class LevelCoder(nn.Module):
     def rebuilt(self, values: Tensor) -> Tensor:
         """``[n, tokens, width]`` to ``[n, features]``."""
         if self.gates is not None:
-            values = values * self.gates()[:, None]
+            gates = self.gates.drawn(len(values)) if self.training else self.gates()
+            values = values * gates[..., None]
         flat = values.flatten(1)
         found: Tensor = self.decode_linear(flat)
         return found if self.decode_hidden is None else found + self.decode_hidden(flat)

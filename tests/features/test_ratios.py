@@ -5,13 +5,14 @@ import torch
 
 from fulgurite.allocation import Statistics
 from fulgurite.features.curves import measure_errors
+from fulgurite.features.gaussian import gaussian_curves
 from fulgurite.features.ratios import NAMES, Profile, analyse, plan_codes
 from fulgurite.vqvae.quantiser import QuantiserSettings
 
 BITS = 4.0
 PROFILES = {
-    "flat": Profile(20, Statistics(1.0, 1.0, 1.0), 0.0, 18),
-    "low": Profile(20, Statistics(1.0, 0.25, 0.25), 0.5, 5),
+    "flat": Profile(20, Statistics(1.0, 1.0, 1.0), 0.0, 18, (1.0,) * 20),
+    "low": Profile(20, Statistics(1.0, 0.25, 0.25), 0.5, 5, (4.0,) * 5 + (0.0,) * 15),
 }
 
 
@@ -67,6 +68,34 @@ def test_slope_is_the_least_sum_and_worst_the_least_maximum() -> None:
     every = [(count, 10 - count) for count in range(1, 10)]
     assert _totals("slope") == min(every, key=lambda tokens: sum(errors(tokens)))
     assert _totals("worst") == min(every, key=lambda tokens: max(errors(tokens)))
+
+
+def test_balanced_makes_relative_errors_alike_by_the_spectra() -> None:
+    # 4 bits in 20 dimensions: a factor of 4 ** -0.2; in five: 4 ** -0.8; alike at 8 and 2 codes of ten
+    assert _totals("balanced") == (8, 2)
+
+
+def test_balanced_leaves_the_mean_no_worse_than_uniform() -> None:
+    # nine dimensions alike and one of its own: errors alike would take most codes for the latter
+    wide, narrow = (1.0,) * 27, (1.0,) * 3
+    profiles = {
+        "wide": Profile(27, Statistics(1.0, 1.0, 1.0), 0.0, 25, (*wide[:-3], 0.1, 0.1, 0.1)),
+        "narrow": Profile(3, Statistics(1.0, 1.0, 1.0), 0.0, 3, narrow),
+    }
+    found = {
+        strategy: plan_codes(profiles, 1.0, strategy=strategy, bits_per_feature=0.5, shares=[1, 0, 0]).tokens
+        for strategy in ("uniform", "balanced")
+    }
+    curves = gaussian_curves({name: one.spectrum for name, one in profiles.items()}, 1.0)
+
+    def errors(strategy: str) -> dict[str, float]:
+        return {name: curves[name](sum(tokens)) for name, tokens in found[strategy].items()}
+
+    def mean(strategy: str) -> float:
+        return sum(profiles[name].features * error for name, error in errors(strategy).items())
+
+    assert mean("balanced") <= mean("uniform")
+    assert max(errors("balanced").values()) <= max(errors("uniform").values())
 
 
 def test_levels_may_have_strategies_of_their_own() -> None:
