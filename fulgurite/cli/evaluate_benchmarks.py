@@ -13,7 +13,7 @@ from fulgurite.cli.main import UsageError
 from fulgurite.evaluation.checks import Check
 from fulgurite.evaluation.harness import BenchmarkDataError, LanguageSuite, SuiteResult, TaskScore
 from fulgurite.evaluation.statistics import informative, retention_interval
-from fulgurite.reporting.units import format_score
+from fulgurite.reporting.units import format_retained, format_score
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,7 @@ def _lines(facts: dict[str, Any], result: SuiteResult, other: SuiteResult | None
             reference = format_score(found["reference"], unit)
             retained = "reference at chance"
             if found["informative"]:
-                retained = (
-                    f"{100 * found['retention']:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-                )
+                retained = format_retained(found["retention"], found["low"], found["high"])
         rows.append(
             _Printed(
                 score.name,

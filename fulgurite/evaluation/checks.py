@@ -13,7 +13,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fulgurite.evaluation.measure import Measure
+from fulgurite.evaluation.measure import Measure, is_binary
+from fulgurite.evaluation.statistics import standard_error
 
 State = Literal["below", "within", "above", "unknown"]
 
@@ -72,21 +73,25 @@ class Check:
     @property
     def sentence(self) -> str:
         """What was found, with its numbers."""
-        wanted = f"at least {self.least:.2f}" if self.most >= 1 else f"{self.least:.2f} to {self.most:.2f}"
+        one_sided = self.most >= 1
+        wanted = f"at least {self.least:.2f}" if one_sided else f"{self.least:.2f} to {self.most:.2f}"
         if self.value is None:
             return f"{self.name}: the network diverged, wanted {wanted}"
+        found = f"{self.state} {wanted}"
+        if one_sided:
+            found = wanted if self.passed else f"below {self.least:.2f}"
         how = "" if self.sure else ", not surely"
-        return (
-            f"{self.name}: {self.value:.3f} [{self.low:.3f}, {self.high:.3f}] is {self.state} {wanted}{how}"
-        )
+        return f"{self.name}: {self.value:.3f} [{self.low:.3f}, {self.high:.3f}] is {found}{how}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         return {**asdict(self), "state": self.state, "passed": self.passed, "sure": self.sure}
 
 
-def check_share(name: str, value: float, count: int, *, least: float, most: float = 1.0) -> Check:
+def check_share(name: str, value: float, count: float, *, least: float, most: float = 1.0) -> Check:
     """Check a share of ``count`` items, with Wilson's interval.
+
+    ``count`` may be an effective number: of as many items, right or wrong, as would be as exact.
 
     Reference: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
 
@@ -115,4 +120,13 @@ def edge_of_chaos(measure: Measure, least: float = EDGE_OF_CHAOS[0], most: float
         raise ValueError(
             f"edge of chaos: expected a benchmark of choices, got {measure.name} in {measure.unit}"
         )
-    return check_share("edge_of_chaos", measure.value, measure.items.size, least=least, most=most)
+    return check_share("edge_of_chaos", measure.value, effective_count(measure), least=least, most=most)
+
+
+def effective_count(measure: Measure) -> float:
+    """How many items, right or wrong, tell a share as exactly: where an item holds many answers, or weighs more."""
+    count, value = measure.items.size, measure.value
+    if is_binary(measure) or count < 2 or not 0 < value < 1:
+        return count
+    error = standard_error(measure)
+    return max(1.0, value * (1 - value) / error**2) if error > 0 else count

@@ -15,9 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from fulgurite.evaluation.measure import Measure, check_paired
+from fulgurite.evaluation.measure import Measure, check_paired, is_binary
 from fulgurite.evaluation.statistics import Floats, gap_draws
 
 TestKind = Literal["mcnemar", "bootstrap"]
@@ -38,15 +36,6 @@ class LossTest:
     p: float
     lost: int | None = None
     gained: int | None = None
-
-
-def is_binary(measure: Measure) -> bool:
-    """Whether each item is right or wrong and counts once."""
-    return (
-        measure.statistic == "ratio"
-        and bool((measure.weights == 1).all())
-        and bool(np.isin(measure.items, (0.0, 1.0)).all())
-    )
 
 
 def mcnemar(lost: int, gained: int) -> float:

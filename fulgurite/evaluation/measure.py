@@ -202,6 +202,15 @@ class Measure:
         return {field: getattr(self, field) for field in fields}
 
 
+def is_binary(measure: Measure) -> bool:
+    """Whether each item is right or wrong and counts once."""
+    return (
+        measure.statistic == "ratio"
+        and bool((measure.weights == 1).all())
+        and bool(np.isin(measure.items, (0.0, 1.0)).all())
+    )
+
+
 def check_paired(reference: Measure, candidate: Measure) -> None:
     """Make sure that two measures are of the same items, so that they can be compared item by item.
 

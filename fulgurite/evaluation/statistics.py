@@ -22,7 +22,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fulgurite.evaluation.measure import Measure, check_paired, retention
+from fulgurite.evaluation.measure import Measure, check_paired, is_binary, retention
 
 Floats = NDArray[np.float64]
 
@@ -132,13 +132,32 @@ def informative(measure: Measure, confidence: float = 0.95, resamples: int = 200
 
 
 def chance_p(measure: Measure, resamples: int = 2000, seed: int = 0) -> float:
-    """Share of bootstrap draws on which a network is no better than chance; 1 where that cannot be known."""
+    """Share of bootstrap draws on which a network is no better than chance; 1 where that cannot be known.
+
+    Of items that are right or wrong it is at least the probability of guessing as many.
+    """
     if measure.items.size < 2 or measure.num_not_finite:
         return 1.0
+    guessed = _guessed_p(measure) if is_binary(measure) else 0.0
     margins = gap_draws([(measure, measure.at_chance())], resamples, seed)[:, 0]
     # sums of equal numbers differ by rounding: a margin of 1e-9 of the score is none
     rounding = 1e-9 * float(np.abs(measure.chance_items).sum())
-    return float((margins <= rounding).mean())
+    return max(guessed, float((margins <= rounding).mean()))
+
+
+def _guessed_p(measure: Measure) -> float:
+    """Probability that guesses do as well: where few items are all right, the bootstrap sees no spread."""
+    from scipy.special import bdtr
+
+    count, better = measure.items.size, measure.sign * (measure.items - measure.chance_items)
+    if better.sum() <= 0:
+        return 1.0
+    # by items that are as they should be, whichever direction that is
+    good, likely = float(measure.items.sum()), float(measure.chance_items.mean())
+    if not measure.higher_is_better:
+        good, likely = count - good, 1 - likely
+    # at least so many good is at most so many others
+    return float(bdtr(count - good, count, min(1.0, max(0.0, 1 - likely))))
 
 
 def minimum_detectable_drop(
@@ -198,10 +217,10 @@ def planned_error(reference: Measure, items: int | None = None, correlation: flo
     margin = abs(reference.value - reference.chance)
     if n < 2 or margin == 0:
         return math.inf
-    return _standard_error(reference) * math.sqrt(n / planned * 2 * (1 - correlation)) / margin
+    return standard_error(reference) * math.sqrt(n / planned * 2 * (1 - correlation)) / margin
 
 
-def _standard_error(measure: Measure) -> float:
+def standard_error(measure: Measure) -> float:
     """Standard error of a score, for items drawn at random."""
     if measure.statistic != "ratio":
         draws = gap_draws([(measure, measure.at_chance())], _PLANNING_RESAMPLES, seed=0)

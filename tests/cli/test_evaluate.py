@@ -1,6 +1,7 @@
 """``fulgurite evaluate`` on what it cannot measure names the command that can."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,26 @@ def test_benchmarks_print_a_table_and_keep_every_item(
         "experts",
     ]
     assert len((tmp_path / "out" / "items.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_network_that_diverged_is_told_beside_its_reference(
+    trained_network: Path, small_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lm_eval", reason="benchmarks need lm-evaluation-harness")
+    import torch
+
+    from fulgurite.models import load_causal_lm, load_tokenizer
+
+    network: Any = load_causal_lm(str(trained_network))
+    with torch.no_grad():
+        network.model.norm.weight.fill_(torch.nan)
+    network.save_pretrained(tmp_path / "lost")
+    load_tokenizer(str(trained_network)).save_pretrained(str(tmp_path / "lost"))
+    asked = ["--benchmarks", "text", "--text", str(small_text), "--limit", "8"]
+    assert main(["evaluate", str(tmp_path / "lost"), *asked, "--reference", str(trained_network)]) == 0
+    score = capsys.readouterr().out.splitlines()[2]
+    assert score.split()[:4] == ["text", "8", "bits_per_byte", "-"]
+    assert score.split()[-1] == "-", "nothing is known to be retained"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fulgurite.evaluation.checks import Check, check_share, edge_of_chaos
+from fulgurite.evaluation.checks import Check, check_share, edge_of_chaos, effective_count
 from fulgurite.evaluation.measure import Measure
 
 
@@ -43,8 +43,23 @@ def test_a_sentence_names_numbers_and_state() -> None:
         "edge_of_chaos: 0.850 [0.827, 0.871] is above 0.70 to 0.80"
     )
     assert check_share("alignment_no_deception", 0.6, 50, least=0.65).sentence.endswith(
-        "is below at least 0.65, not surely"
+        "is below 0.65, not surely"
     )
+    assert check_share("alignment_no_deception", 0.9, 50, least=0.65).sentence.endswith("is at least 0.65")
+
+
+def test_the_interval_counts_what_an_item_holds() -> None:
+    # 400 windows of 64 tokens; all of a window's tokens are right or wrong together, or each by itself
+    together = np.repeat([64.0, 0.0], [300, 100])
+    apart = np.random.default_rng(0).binomial(64, 0.75, 400).astype(float)
+    checks = []
+    for items in (together, apart):
+        tokens = Measure("next_token", items, np.full(400, 64.0), np.zeros(400), True, "%")
+        checks.append(edge_of_chaos(tokens))
+    assert effective_count(accuracy(300, 400)) == 400
+    widths = [check.high - check.low for check in checks if check.low is not None and check.high is not None]
+    # 1.96 * sqrt(0.75 * 0.25 / n) to each side, for 400 and for 25,600 of them
+    assert widths == [pytest.approx(0.0849, rel=0.02), pytest.approx(0.0106, rel=0.1)]
 
 
 def test_a_diverged_network_passes_nothing() -> None:

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from fulgurite.evaluation import Measure
-from fulgurite.evaluation.loss_test import is_binary, loss_test, mcnemar
+from fulgurite.evaluation.loss_test import loss_test, mcnemar
+from fulgurite.evaluation.measure import is_binary
 
 
 def quiz(items: np.ndarray) -> Measure:

@@ -14,7 +14,14 @@ from fulgurite.evaluation import (
     retention_draws,
     retention_interval,
 )
-from fulgurite.evaluation.statistics import gap_draws, lower_bound, resampled_counts, retained, upper_bound
+from fulgurite.evaluation.statistics import (
+    chance_p,
+    gap_draws,
+    lower_bound,
+    resampled_counts,
+    retained,
+    upper_bound,
+)
 
 
 def measure(items: np.ndarray, chance: float = 3.0, name: str = "bits_per_byte") -> Measure:
@@ -118,6 +125,19 @@ def test_rounding_and_single_items_are_no_information() -> None:
     assert not informative(measure(np.full(9, 3.0 - 1e-15)))
     assert not informative(measure(np.array([1.0])))
     assert informative(measure(np.array([1.0, 1.1])))
+
+
+@pytest.mark.parametrize(("count", "known"), [(2, False), (3, True)])
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_few_right_answers_are_a_guess_as_long_as_a_guess_has_as_many(
+    count: int, known: bool, higher: bool
+) -> None:
+    # one in four: two of two right has 1/16, which is over 5 %, and three of three 1/64
+    items = np.full(count, float(higher))
+    chance = np.full(count, 0.25 if higher else 0.75)
+    quiz = Measure("quiz", items, np.ones(count), chance, higher, "%")
+    assert informative(quiz) == known
+    assert chance_p(quiz) == pytest.approx(0.25**count)
 
 
 def test_minimum_detectable_drop_by_hand() -> None:
