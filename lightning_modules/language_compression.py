@@ -56,12 +56,29 @@ class LanguageCompression:
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """Measure a network on the validation windows, or on spans of their text, and by its benchmarks."""
-        found = self._evaluate_text(network, datamodule, limit, progress)
+        """Measure a network on the validation windows, or on spans of their text, and by its benchmarks.
+
+        While benchmarks are asked, ``progress`` goes on being called, with as many windows as there are: whoever is
+        asked to stop finds out.
+        """
+        reached = 0
+
+        def advance(done: int) -> None:
+            nonlocal reached
+            reached = max(reached, done)
+            if progress is not None:
+                progress(reached)
+
+        found = self._evaluate_text(network, datamodule, limit, advance)
         if self.benchmarks is None:
             return found
         suite, size = self.benchmark_suite(), self.benchmarks.batch_size
-        more = suite.evaluate(network, self._own_tokenizer(), batch_size=size).evaluation
+        more = suite.evaluate(
+            network,
+            self._own_tokenizer(),
+            batch_size=size,
+            progress=lambda what, done, count: advance(reached),
+        ).evaluation
         return replace(found, measures=[*found.measures, *more.measures], facts={**found.facts, **more.facts})
 
     def benchmark_suite(self) -> LanguageSuite:

@@ -72,6 +72,29 @@ def test_a_benchmark_without_data_stops_a_run_before_it_starts(
     assert not (folder / "record.json").exists()
 
 
+def test_whoever_stops_a_run_need_not_wait_for_all_benchmarks(
+    bench_data: Path, small_llama: Path, small_data: dict[str, Any]
+) -> None:
+    from datamodules import TextDataModule
+    from lightning_modules import LanguageModel
+
+    settings = BenchmarkSettings(names=["arc_easy"], data_dir=str(bench_data), limit=8, batch_size=1)
+    module = LanguageModel(source=str(small_llama), benchmarks=settings)
+    module.configure_model()
+    texts = TextDataModule(**small_data["init_args"] | {"window": 32})
+    texts.use_tokenizer(module.tokenizer)
+    seen: list[int] = []
+
+    def stop_among_the_questions(done: int) -> None:
+        seen.append(done)
+        if seen.count(4) > 2:  # all windows were done, and two batches of questions
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        module.evaluate_network(module.network, texts, limit=4, progress=stop_among_the_questions)
+    assert max(seen) == 4
+
+
 def test_the_suite_is_read_once_and_handed_on(bench_data: Path, small_llama: Path) -> None:
     from lightning_modules import LanguageModel
 
