@@ -68,9 +68,10 @@ What a gate decides by, how often it errs, and what follows a rejection. Its set
 2. *Cumulative*: the same against the reference.
 3. *Floor*: no measure is under the floor by itself.
 
-A measure takes part where the reference is surely better than chance on it: by the bootstrap, and, where items are right
-or wrong, as it would be improbable of a guess (binomial test: two of two right say little). Holm's correction is over
-all measures: of eight benchmarks at chance one would otherwise look better than it in a third of runs. Where none is, a run says so before its first stage and ends; `--allow-uninformative` lets it go on.
+A measure takes part where the reference is surely better than chance on it: by the bootstrap, and, where items are
+right or wrong, as it would be improbable of a guess (binomial test: two of two right say little). Holm's correction is
+over all measures: of eight benchmarks at chance one would otherwise look better than it in a third of runs. Where none
+is, a run says so before its first stage and ends; `--allow-uninformative` lets it go on.
 
 Many benchmarks make a gate reject more often, whatever the stage does. Two things keep that at bay:
 
