@@ -125,7 +125,7 @@ class HierarchicalVqvae(LightningModule):
             if data is None or not hasattr(data, "preparation"):
                 raise ValueError("HierarchicalVqvae needs a FeatureDataModule; give --data FeatureDataModule")
             self.preparation = data.preparation
-            rows = min(int(data.batch_size), len(data.rows("train")))
+            rows = min(int(data.batch_size) * self.trainer.world_size, len(data.rows("train")))
             sample, held = (data.sample(split, self.start_rows) for split in ("train", "validation"))
             self.start(sample, held, data.preparation.categories, rows)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import resource
 import time
@@ -60,6 +61,8 @@ STUDIES = {
     "MiniLM, tokens": Study("minilm.safetensors", 1.0, ALL, plain=True),
     "books6m, first MLP, tokens": Study("books.safetensors", 1.0, ALL[:3], None),
     "emoji CLIP, pictures, all columns": Study("emoji.safetensors", columns=None),
+    "emoji CLIP pictures and MiniLM captions, all columns": Study("emoji_captions.safetensors", columns=None),
+    "books6m, fourth MLP, tokens": Study("books_fourth.safetensors", columns=None),
     "MiniLM, tokens, all columns": Study("minilm.safetensors", columns=None),
     "breast cancer (scikit-learn)": Study(
         "sklearn:breast_cancer",
@@ -82,6 +85,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--page", action="store_true", help="run nothing: write the page from what is there")
     given = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for each of some hundred fits
     path = given.folder / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"settings": SETTINGS}
     if results["settings"] != SETTINGS:
@@ -111,7 +115,7 @@ def main() -> None:
                     keep(
                         f"{name}|plain|{seed}",
                         lambda one=study, n=seed, k=name: plain_codes(
-                            given, one, n, results[f"{k}|slope|{n}"]
+                            _data(given, one, n), results[f"{k}|slope|{n}"], CODES
                         ),  # type: ignore[misc]
                     )
             keep("scale", lambda: _alone(scale, given.folder))

@@ -7,6 +7,7 @@ spectra -> what any allocation could gain -----------------------------------> M
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ _T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 
 """Student's t at 97.5 % by the number of seeds."""
 _GOAL, _DEAD = 5.0, 0.05
 _BOUNDS = "bounds|"
+_RATE = re.compile(r", [0-9.]+ bits?$")  # at the end of a table's name
 
 
 def study_page(results: Results) -> str:
@@ -62,7 +64,16 @@ def _overview(fits: Results, bounds: Results, tables: Sequence[str]) -> str:
             cells.append(f"{_against(uniform, found, 'worst')}" if found else "not run")
             cells.append(f"{_ratio(uniform, found, 'error')[0]:.2f}" if found else "")
         rows.append(cells)
-    header = ("worst error smaller by", "at most", "`balanced`", "mean", "`slope`", "mean", "`worst`", "mean")
+    header = (
+        "worst error smaller by",
+        "by theory at most",
+        "balanced",
+        "mean",
+        "slope",
+        "mean",
+        "worst",
+        "mean",
+    )
     return markdown_rows(header, rows, [False, *[True] * 7])
 
 
@@ -75,8 +86,9 @@ def _at(bounds: Mapping[str, Any], fits: Mapping[int, Any]) -> Mapping[str, floa
 
 def _bounds_section(bounds: Results) -> list[str]:
     rows = []
-    for table, found in bounds.items():
-        for number, rate in enumerate(map(str, (f"{rate:g}" for rate in RATES))):
+    # a table that is coded at two rates has the same spectra
+    for table, found in {_RATE.sub("", table): found for table, found in bounds.items()}.items():
+        for number, rate in enumerate(f"{rate:g}" for rate in RATES):
             one = found["rates"][rate]
             rows.append(
                 [
@@ -95,8 +107,8 @@ def _bounds_section(bounds: Results) -> list[str]:
         "Gaussian (`fulgurite/features/gaussian.py`): how many times smaller than uniform's the worst category's error "
         "is where bits make all relative errors alike, which is the most that any allocation can do, and where they "
         "make the mean error least; in brackets how many times smaller the mean error is. It is an estimate: real rows "
-        "are not Gaussian, and codes of six bits do not reach the curve. All tables that were looked at are here, also "
-        "those on which there is little to gain; where a table's categories differ less, no ratios help.",
+        "are not Gaussian, and codes of six bits do not reach the curve. Tables that were not fitted are here too: "
+        "where categories hardly differ, no ratios help.",
         markdown_rows(header, rows, [False, False, *[True] * 4]),
     ]
 

@@ -1,6 +1,6 @@
 """The tables of the study of ratios: what layers of networks put out for texts and pictures.
 
-networks, texts, pictures -> fulgurite features -> FOLDER/minilm, books, emoji, captions .safetensors
+networks, texts, pictures -> fulgurite features -> FOLDER/minilm, books*, emoji, captions .safetensors
 emoji, captions: a row for each picture in both -> side by side -> FOLDER/emoji_captions.safetensors
 """
 
@@ -36,10 +36,9 @@ def main() -> None:
         [minilm, *texts, "--layers", "embeddings", "encoder.layer.[15]", "encoder.layer.3.attention.self",
          "encoder.layer.3.intermediate"],
     )  # fmt: skip
-    _write(
-        given.folder / "books.safetensors",
-        [str(given.data / "models/books6m"), *texts, "--layers", "model.layers.0.mlp.*_proj"],
-    )
+    for block, name in ((0, "books"), (3, "books_fourth")):
+        layers = ["--layers", f"model.layers.{block}.mlp.*_proj"]
+        _write(given.folder / f"{name}.safetensors", [str(given.data / "models/books6m"), *texts, *layers])
     _write(
         given.folder / "emoji.safetensors",
         [given.clip, "--pictures", str(given.data / _PICTURES), "--rows", "item", "--layers",
