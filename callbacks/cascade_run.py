@@ -175,7 +175,8 @@ class CascadeRun:
         resumed, failure = False, ""
         if self.rank == 0:
             try:
-                resumed = self.folder.claim(recipe, fingerprint, restart=self.cascade.restart)
+                data = str(self.data["sha256"])
+                resumed = self.folder.claim(recipe, fingerprint, data, restart=self.cascade.restart)
             except (ValueError, OSError) as error:
                 failure = str(error)
         failure = self.trainer.strategy.broadcast(failure)

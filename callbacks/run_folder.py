@@ -57,7 +57,7 @@ class RunFolder:
         """Where one try of a stage lies."""
         return self.path / "stages" / stage / f"try-{number}"
 
-    def claim(self, recipe: Mapping[str, Any], fingerprint: str, *, restart: bool = False) -> bool:
+    def claim(self, recipe: Mapping[str, Any], fingerprint: str, data: str, *, restart: bool = False) -> bool:
         """Take the folder for a recipe, or go on with what the same recipe left there.
 
         Stages that nothing has come of yet may be others than they were: a budget that could not be met is mended,
@@ -66,14 +66,15 @@ class RunFolder:
         Args:
             recipe: The resolved recipe.
             fingerprint: Of the reference's weights.
+            data: Of the held-out items: scores of others could not be compared.
             restart: Throw away what an earlier run left there.
 
         Returns:
             Whether there is something to go on with.
 
         Raises:
-            ValueError: If another process works there, another recipe or network made what is there (says what
-                differs), or it is no run's folder.
+            ValueError: If another process works there, another recipe, network or data made what is there (says
+                what differs), or it is no run's folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give another --output_dir")
@@ -88,7 +89,7 @@ class RunFolder:
         if restart:
             self._clear()
         clean_leftovers(self.path)
-        wanted = {"recipe": _comparable(recipe), "reference": fingerprint}
+        wanted = {"recipe": _comparable(recipe), "reference": fingerprint, "data": data}
         if self._state.exists():
             changed = self._compare(wanted)
             if changed is not None:
@@ -124,6 +125,8 @@ class RunFolder:
         differing = _differences(_with_stages(recipe, judged), _with_stages(wanted["recipe"], judged))
         if reference != wanted["reference"] and not differing:
             differing = ["the reference network's weights"]
+        if found.get("data", wanted["data"]) != wanted["data"] and not differing:  # older files do not say
+            differing = ["the held-out data, or a benchmark's items"]
         if differing:
             raise ValueError(
                 f"{self.path} was made by another recipe ({'; '.join(differing[:3])}); "

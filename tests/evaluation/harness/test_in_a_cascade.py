@@ -72,6 +72,26 @@ def test_a_benchmark_without_data_stops_a_run_before_it_starts(
     assert not (folder / "record.json").exists()
 
 
+def test_a_run_does_not_go_on_with_other_items(
+    compress: Compress,
+    lines: Callable[[Path, Any], Path],
+    item: Callable[[int], dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "bench" / "arc_easy" / "test.jsonl"
+    arguments = ["--model.benchmarks.names=[arc_easy]", f"--model.benchmarks.data_dir={tmp_path / 'bench'}"]
+    lines(file, [item(index) for index in range(8)])
+    assert compress({"stages": {"eight": eight_bits()}}, *arguments)[0] == 0
+    lines(file, [item(index) for index in range(1, 9)])  # as many, so that nothing else tells
+    capsys.readouterr()
+    assert compress({"stages": {"eight": eight_bits()}}, *arguments)[0] == 1
+    said = capsys.readouterr().err
+    assert "was made by another recipe (the held-out data, or a benchmark's items)" in said
+    assert "--restart" in said
+    assert compress({"stages": {"eight": eight_bits()}}, *arguments, "--restart")[0] == 0
+
+
 def test_whoever_stops_a_run_need_not_wait_for_all_benchmarks(
     bench_data: Path, small_llama: Path, small_data: dict[str, Any]
 ) -> None:
