@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fulgurite.features.sharing import split_levels
 from fulgurite.vqvae.quantiser import QuantiserSettings
 from fulgurite.vqvae.start import start_category
 
@@ -46,7 +47,7 @@ def measure_errors(
         counts, values = [0], [1.0]
         share = 3 * math.ceil(most * len(places) / train.shape[1]) + 2  # more than that no strategy gives it
         for count in _grid(min(most, share, 3 * len(places))):
-            tokens = _shared(count, shares, len(places))
+            tokens = split_levels(count, shares, len(places))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(count)
                 network = start_category(part, tokens, settings, hidden=0).eval()
@@ -64,14 +65,6 @@ def measure_errors(
 def _grid(most: int) -> list[int]:
     found = [2**power for power in range(16)] + [3 * 2**power for power in range(_DENSE)]
     return sorted({count for count in found if count <= most} | {max(1, most)})
-
-
-def _shared(count: int, shares: Sequence[float], features: int) -> list[int]:
-    ends = [round(count * sum(shares[: level + 1]) / sum(shares)) for level in range(len(shares))]
-    parts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    if not any(parts):
-        parts[0] = count
-    return [min(part, features) for part in parts]
 
 
 def _between(counts: list[int], values: list[float]) -> Callable[[int], float]:

@@ -40,7 +40,7 @@ from fulgurite.allocation import (
     statistics_of,
 )
 from fulgurite.features.gaussian import gaussian_curves
-from fulgurite.features.sharing import Errors, balanced, least_worst
+from fulgurite.features.sharing import Errors, balanced, least_worst, split_levels
 from fulgurite.vqvae.autoencoder import LEVELS
 
 FLOAT_BITS = 32
@@ -197,25 +197,32 @@ def _auto(
         )
     ends = [round(total * sum(shares[: level + 1]) / sum(shares)) for level in range(LEVELS)]
     ends = [max(end, len(profiles)) for end in ends]  # a code for each at the least, at the first level
-    tokens: dict[str, list[int]] = {name: [] for name in profiles}
-    whole = None
-    if len(set(strategies)) == 1:
+    if len(set(strategies)) == 1:  # no level decides for itself: each category splits its codes alike
         nothing, most = _from_nothing(profiles)
         whole = _spread(profiles, nothing, most, ends[-1], bits, strategies[0], errors, first=True)
+        tokens = {name: split_levels(count, shares, profiles[name].features) for name, count in whole.items()}
+    else:
+        tokens = _by_level(profiles, ends, bits, strategies, errors)
+    found = {name: tuple(given) for name, given in tokens.items()}
+    return Plan(found, bits, _decisions(profiles, found, bits, {key: list(strategies) for key in found}))
+
+
+def _by_level(
+    profiles: Mapping[str, Profile],
+    ends: Sequence[int],
+    bits: float,
+    strategies: Sequence[str],
+    errors: Errors | None,
+) -> dict[str, list[int]]:
+    """Each level by its strategy, on top of what those before have."""
+    tokens: dict[str, list[int]] = {name: [] for name in profiles}
+    limit = {category: profile.features for category, profile in profiles.items()}
     for level, (name, end) in enumerate(zip(strategies, ends, strict=True)):
         before = {category: sum(given) for category, given in tokens.items()}
-        limit = {category: profile.features for category, profile in profiles.items()}
-        if (
-            whole is not None and level < LEVELS - 1
-        ):  # the coarse levels do not take what the whole does not want
-            limit = {
-                category: min(most, whole[category] - before[category]) for category, most in limit.items()
-            }
         after = _spread(profiles, before, limit, end, bits, name, errors, first=level == 0)
         for category in tokens:
             tokens[category].append(after[category] - before[category])
-    found = {name: tuple(given) for name, given in tokens.items()}
-    return Plan(found, bits, _decisions(profiles, found, bits, {key: list(strategies) for key in found}))
+    return tokens
 
 
 def _from_nothing(profiles: Mapping[str, Profile]) -> tuple[dict[str, int], dict[str, int]]:

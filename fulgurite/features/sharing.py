@@ -1,16 +1,40 @@
 """Codes shared out among categories by their errors.
 
 errors of each category by its number of codes -> a code at a time, or the least limit that all can keep -> codes
+codes of a category -> shares of the levels -> codes of each level
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 Counts = Mapping[str, int]
 Errors = Mapping[str, Callable[[int], float]]
 """Relative error of each category by its number of codes."""
 _TIE = 1e-9  # a mean that is the same but for rounding is not worse
+
+
+def split_levels(count: int, shares: Sequence[float], most: int) -> list[int]:
+    """Codes of each level of a category, the coarse levels first where shares are not whole.
+
+    Args:
+        count: Codes of all levels; at most ``most`` times their number.
+        shares: Of the levels.
+        most: Codes of one level: as many as features.
+
+    Example:
+        >>> split_levels(7, [0.5, 0.3, 0.2], 10)
+        [4, 2, 1]
+    """
+    found: list[int] = []
+    for level in range(len(shares)):
+        # a rounding error below a whole number is not one more
+        end = math.ceil(count * sum(shares[: level + 1]) / sum(shares) - 1e-9)
+        found.append(min(end - sum(found), most))
+    for level, codes in enumerate(found):  # what the last levels had no room for
+        found[level] += min(most - codes, count - sum(found))
+    return found
 
 
 def least_worst(lowest: Counts, highest: Counts, total: int, errors: Errors) -> dict[str, int]:

@@ -7,6 +7,7 @@ from fulgurite.allocation import Statistics
 from fulgurite.features.curves import measure_errors
 from fulgurite.features.gaussian import gaussian_curves
 from fulgurite.features.ratios import NAMES, Profile, analyse, plan_codes
+from fulgurite.features.sharing import split_levels
 from fulgurite.vqvae.quantiser import QuantiserSettings
 
 BITS = 4.0
@@ -96,6 +97,20 @@ def test_balanced_leaves_the_mean_no_worse_than_uniform() -> None:
 
     assert mean("balanced") <= mean("uniform")
     assert max(errors("balanced").values()) <= max(errors("uniform").values())
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "codes"),
+    [(1, 9, [1, 0, 0]), (2, 9, [1, 1, 0]), (10, 9, [5, 3, 2]), (9, 4, [4, 4, 1]), (12, 4, [4, 4, 4])],
+)
+def test_levels_share_a_categorys_codes_the_coarse_ones_first(
+    count: int, most: int, codes: list[int]
+) -> None:
+    assert split_levels(count, [0.5, 0.3, 0.2], most) == codes
+
+
+def test_a_level_without_a_share_has_codes_only_where_the_others_are_full() -> None:
+    assert split_levels(6, [0.0, 1.0, 0.0], 4) == [0, 4, 2]
 
 
 def test_levels_may_have_strategies_of_their_own() -> None:
