@@ -7,6 +7,7 @@ from lightning_modules.entropy_predictor import EntropyPredictorModule
 from lightning_modules.gradient_filter import GradientFilter
 from lightning_modules.hierarchical_vqvae import HierarchicalVqvae
 from lightning_modules.language_model import LanguageModel
+from lightning_modules.sharded import Sharded
 from lightning_modules.text_encoder import TextEncoder
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "GradientFilter",
     "HierarchicalVqvae",
     "LanguageModel",
+    "Sharded",
     "TextEncoder",
 ]

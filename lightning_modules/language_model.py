@@ -21,6 +21,7 @@ from fulgurite.evaluation.harness import BenchmarkSettings
 from fulgurite.models import build_causal_lm, load_causal_lm, load_tokenizer, save_causal_lm
 from lightning_modules.language_compression import LanguageCompression
 from lightning_modules.optimisation import adamw_cosine
+from lightning_modules.sharded import is_sharded, shard, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +34,8 @@ class LanguageModel(LanguageCompression, LightningModule):
 
     Loss is the mean cross-entropy in nats per token. Validation logs ``val/loss``, ``val/acc`` (share of
     next tokens predicted, 0 to 1) and, where batches have ``num_bytes``, ``val/bits_per_byte``, which does
-    not depend on the tokenizer. Precision, clipping and accumulation are the Trainer's settings.
+    not depend on the tokenizer. Precision, clipping and accumulation are the Trainer's settings; with the strategy
+    ``lightning_modules.Sharded`` no device needs room for the whole network.
 
     Args:
         source: Folder or hub id of a network to go on training.
@@ -153,6 +155,9 @@ class LanguageModel(LanguageCompression, LightningModule):
             # a checkpoint can then be read without the data
             self.hparams["config"] = {**self.config, "vocab_size": self.network.config.vocab_size}
         self.network.train()
+        if is_sharded(self):
+            strategy: Any = self.trainer.strategy
+            shard(self.network, strategy)
 
     @override
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -237,7 +242,13 @@ class LanguageModel(LanguageCompression, LightningModule):
 
     @override
     def on_fit_end(self) -> None:
-        if self.export_dir is not None and self.trainer.is_global_zero:
+        if self.export_dir is None:
+            return
+        if is_sharded(self):  # all processes give their parts, and one of them writes
+            network = whole(self.network, self.global_rank)
+            if network is not None:
+                save_causal_lm(network, self.tokenizer, self.export_dir)
+        elif self.trainer.is_global_zero:
             self.export(self.export_dir)
 
     def export(self, folder: str | Path) -> Path:

@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning_modules.compressible import introduce
 from lightning_modules.ranks import WatchingLauncher
 from lightning_modules.same_ranks import require_same
+from lightning_modules.sharded import Sharded
 
 _COLLECTIVE_TIMEOUT = timedelta(days=2)  # ranks wait for rank 0 while it refines; the default is 30 minutes
 
@@ -28,11 +29,11 @@ class Trainer(LightningTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if isinstance(self.strategy, ModelParallelStrategy):
-            # it leaves the sharding to modules, and ours do none: each process would train a network of its own
+        if isinstance(self.strategy, ModelParallelStrategy) and not isinstance(self.strategy, Sharded):
+            # it shares out nodes, and leaves tensor parallelism inside of them to modules: ours have none
             raise ValueError(
-                "trainer.strategy: expected auto or ddp, got ModelParallelStrategy: networks are not sharded over "
-                "processes (FSDP2), each needs room for a whole one"
+                "trainer.strategy: expected auto, ddp or lightning_modules.Sharded (FSDP2 over all processes), "
+                f"got {type(self.strategy).__name__}"
             )
         found = self.strategy.launcher
         if type(found) is _SubprocessScriptLauncher:

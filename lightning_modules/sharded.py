@@ -1,0 +1,114 @@
+"""Training of a network that does not fit on one device: its weights, gradients and moments shared out (FSDP2).
+
+    network on each process -> rank 0's weights -> each block's weights cut into as many parts as there are processes
+    a block's turn -> all-gather -> forward, backward -> reduce-scatter -> its parts alone again
+    end of the fit -> parts -> rank 0 -> the whole network -> export
+
+Reference: ``torch.distributed.fsdp.fully_shard``, which
+https://pytorch.org/docs/stable/distributed.fsdp.fully_shard.html describes, through Lightning's
+``ModelParallelStrategy``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from typing_extensions import override
+
+
+class Sharded(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2 over all processes of all nodes; without tensor parallelism.
+
+    Modules that can be sharded call ``shard`` in ``configure_model``: ``LanguageModel`` does.
+
+    Args:
+        save_distributed_checkpoint: Each process saves its parts, into a folder. By default rank 0 gathers a file that
+            any number of processes, and ``fulgurite checkpoints``, can read.
+        settings: Of ``ModelParallelStrategy``: ``process_group_backend``, ``timeout``.
+    """
+
+    def __init__(self, save_distributed_checkpoint: bool = False, **settings: Any) -> None:
+        super().__init__(save_distributed_checkpoint=save_distributed_checkpoint, **settings)
+
+    @override
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_processes * self.num_nodes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    @override
+    def setup(self, trainer: Trainer) -> None:
+        from torch.distributed.tensor import DTensor
+
+        module = self.lightning_module
+        assert module is not None
+        if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+            raise ValueError(
+                f"trainer.strategy: {type(module).__name__} does not share out its network (FSDP2), "
+                "each process would train one of its own; expected auto or ddp"
+            )
+        super().setup(trainer)
+
+
+def is_sharded(module: Any) -> bool:
+    """Whether a LightningModule's trainer shards networks."""
+    return module._trainer is not None and isinstance(module.trainer.strategy, Sharded)
+
+
+def shard(network: nn.Module, strategy: Sharded) -> None:
+    """Leave each process its parts of a network's weights, those of rank 0.
+
+    The unit that is gathered is a block: an element of an outermost list of modules. What belongs to no block, such as
+    embeddings and the head, is gathered with the network.
+
+    Args:
+        network: The same on all processes, but for random weights; changed in place.
+        strategy: Whose processes there are already.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            there = tensor.detach().to(strategy.root_device)
+            torch.distributed.broadcast(there, src=0)
+            tensor.copy_(there)
+    mesh = strategy.device_mesh["data_parallel"]
+    for block in blocks_of(network):
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The elements with parameters of all outermost lists of modules."""
+    found: list[nn.Module] = []
+    for child in network.children():
+        if isinstance(child, nn.ModuleList):
+            found += [block for block in child if any(True for _ in block.parameters())]
+        else:
+            found += blocks_of(child)
+    return found
+
+
+def whole(network: Any, rank: int) -> Any:
+    """A sharded network of transformers as one that is not, on the CPU of rank 0; ``None`` on the others.
+
+    Args:
+        network: As ``shard`` left it; all processes must call.
+        rank: This process.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FSDPModule
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(network, options=options)
+    if rank:
+        return None
+    # ``fully_shard`` puts classes of its own before that of the network
+    own: Any = next(kind for kind in type(network).__mro__ if not issubclass(kind, FSDPModule))
+    plain = own(network.config)
+    plain.to(network.dtype).load_state_dict(state)
+    return plain.train(network.training)
