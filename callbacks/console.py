@@ -76,14 +76,19 @@ class Console:
         self._line(f"{'reference':<{_LABEL}} {scores}   {data['windows']} {self._items}")
         drops, chance = [], []
         for measure, planned in zip(evaluation.measures, plan.measures, strict=True):
-            if planned.informative:
-                drops.append(minimum_detectable_drop(measure))
+            name = measure.name.replace("_", " ")
+            if planned.informative:  # a network has no more than all it has above chance to lose
+                drops.append((100 * min(1.0, minimum_detectable_drop(measure)), name, planned.items))
             else:
-                chance.append(measure.name.replace("_", " "))
+                chance.append(name)
         notes = []
-        if drops:  # a network has no more than all it has above chance to lose
+        if drops and len({items for _, _, items in drops}) == 1:
+            notes.append(f"that many {self._items} tell a loss of {max(drops)[0]:.1f} points from none")
+        elif drops:
+            (least, sure, _), (most, weak, items) = min(drops), max(drops)
             notes.append(
-                f"that many {self._items} tell a loss of {100 * min(1.0, max(drops)):.1f} points from none"
+                f"losses that are told from none: {least:.1f} points on {sure} to {most:.1f} on {weak} "
+                f"with its {items:,} items"
             )
         if chance:
             notes.append(f"at chance on {', '.join(chance)}, which cannot decide")
@@ -101,7 +106,10 @@ class Console:
         )
         if stage["more_items"] is None:
             return f"{start}, however many {self._items} there are"
-        most = max(measure.items for measure in plan.useful)
+        counts = {measure.items for measure in plan.useful}
+        if len(counts) > 1:
+            return f"{start}; for 5 % it takes {stage['more_items']:.1f} times the items of each measure"
+        (most,) = counts
         return (
             f"{start}; for 5 % it takes {math.ceil(stage['more_items'] * most):,} {self._items}, not {most:,}"
         )

@@ -84,7 +84,8 @@ Many benchmarks make a gate reject more often, whatever the stage does. Two thin
 
 Before the first stage a run prints the smallest loss that its items tell from none, and for each stage that would turn
 down more than 5 % of stages which lose nothing, how many items would mend that. Both assume that nine tenths of the
-items' variance are common to both networks. The record has them under `reference.plan`.
+items' variance are common to both networks, and that measures move together where they are of as many items and the
+reference's results on them are correlated. The record has them under `reference.plan`.
 
 ## Looks
 

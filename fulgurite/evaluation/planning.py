@@ -26,6 +26,8 @@ POWER = 0.95
 """Share of harmless stages that a gate with items enough lets pass."""
 
 _NORMAL = NormalDist()
+_FEW = 30  # items: of fewer, a correlation tells nothing
+_BEYOND_CHANCE = 3.0  # standard errors of a correlation that is none
 _MOST_ITEMS = 1e6  # times as many: beyond that "more items" is no advice
 
 
@@ -41,6 +43,7 @@ class MeasurePlan:
         chance: Score of who knows nothing.
         informative: Whether the reference is surely better than chance; if not, the measure decides nothing.
         error: Standard error that a retention is expected to have.
+        group: Measures of one group are of the same items and move together; others do not.
     """
 
     name: str
@@ -50,6 +53,7 @@ class MeasurePlan:
     chance: float
     informative: bool
     error: float
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,12 @@ class Plan:
         return tuple(min(1.0, more * (enough / max(each.error, 1e-12)) ** 2) for each in self.useful)
 
     def error(self, needed: float, more: float = 1.0) -> float:
-        """Standard error of the weighted mean retention; measures of equally many items move together."""
+        """Standard error of the weighted mean retention; measures of one group move together."""
         weights = self.weights(needed, more)
-        by_items: dict[int, float] = {}
+        by_group: dict[int, float] = {}
         for weight, measure in zip(weights, self.useful, strict=True):
-            by_items[measure.items] = by_items.get(measure.items, 0.0) + weight * measure.error
-        return math.sqrt(sum(part**2 for part in by_items.values()) / more) / sum(weights)
+            by_group[measure.group] = by_group.get(measure.group, 0.0) + weight * measure.error
+        return math.sqrt(sum(part**2 for part in by_group.values()) / more) / sum(weights)
 
     def tells(self, needed: float) -> float:
         """Smallest loss of mean retention that is told from none with ``POWER``; at most 1."""
@@ -158,9 +162,33 @@ def plan_gate(
                 measure.chance,
                 p is not None and p <= 1 - confidence + 1e-12,
                 planned_error(measure) if np.isfinite(measure.items).all() else math.inf,
+                group,
             )
-            for measure, p in zip(reference, corrected, strict=True)
+            for measure, p, group in zip(reference, corrected, _groups(reference), strict=True)
         ),
         confidence,
         floor,
     )
+
+
+def _groups(measures: Sequence[Measure]) -> list[int]:
+    """Which measures are of the same items, by number: benchmarks cut to one size are equally many and unrelated."""
+    groups: list[int] = []
+    for place, measure in enumerate(measures):
+        alike = (groups[other] for other in range(place) if _related(measures[other], measure))
+        groups.append(next(alike, place))
+    return groups
+
+
+def _related(one: Measure, other: Measure) -> bool:
+    """Whether what is hard for one measure is so for the other; where that is not known, they count as related."""
+    count = one.items.size
+    if count != other.items.size:
+        return False
+    if count < _FEW or one.targets is not None or other.targets is not None:
+        return True
+    left = [measure.items - measure.value * measure.weights for measure in (one, other)]
+    spreads = [float(np.sqrt((each**2).sum())) for each in left]
+    if not all(math.isfinite(spread) and spread > 0 for spread in spreads):
+        return True
+    return abs(float(left[0] @ left[1])) / (spreads[0] * spreads[1]) > _BEYOND_CHANCE / math.sqrt(count)

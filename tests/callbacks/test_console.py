@@ -45,6 +45,13 @@ def test_only_measures_above_chance_say_what_can_be_told() -> None:
     assert told.strip() == f"{alone.strip()}; at chance on image to text, which cannot decide"
 
 
+def test_measures_of_other_items_are_told_apart() -> None:
+    few = Measure("arc_easy", SURE.items[-250:-50], np.ones(200), np.full(200, 0.25), True, "%")
+    _, told = shown(SURE, few)
+    assert told.strip().startswith("losses that are told from none: 4.8 points on zero shot to ")
+    assert told.strip().endswith(" on arc easy with its 200 items")
+
+
 def test_a_reference_at_chance_throughout_tells_nothing() -> None:
     _, told = shown(quiz("zero_shot", 0.25), NEAR_CHANCE)
     assert told.strip() == "at chance on zero shot, image to text, which cannot decide"

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,13 +35,13 @@ def quiz(share: float, n: int) -> Measure:
     return Measure("quiz", right, np.ones(n), np.full(n, 0.25), True, "%")
 
 
-def said(measure: Measure, **needed: float) -> str:
+def said(*measures: Measure, **needed: float) -> str:
     gate = Gate()
-    plan = gate.plan([measure])
+    plan = gate.plan(measures)
     stages = {name: Stage(min_retention=value) for name, value in needed.items()}
     out = io.StringIO()
     console = Console(console=RichConsole(file=out, highlight=False, soft_wrap=True))
-    console.reference(Evaluation([measure]), {"windows": 400}, plan, foresee(gate, stages, plan))
+    console.reference(Evaluation(measures), {"windows": 400}, plan, foresee(gate, stages, plan))
     return out.getvalue()
 
 
@@ -51,6 +52,14 @@ def test_too_few_items_are_said_with_how_many_it_takes() -> None:
     items = int(told.split("for 5 % it takes ")[1].split(" windows")[0].replace(",", ""))
     assert items == pytest.approx(400 * (3.29 * 3.13 / 2) ** 2, rel=0.03)
     assert "later" not in told, "where items suffice nothing is said"
+
+
+def test_measures_of_other_items_each_take_more() -> None:
+    told = said(quiz(0.6, 400), replace(quiz(0.6, 200), name="other"), first=0.98)
+    times = float(told.split("for 5 % it takes ")[1].split(" times the items of each measure")[0])
+    assert (
+        10 < times < 40
+    )  # 26 for the larger one alone, twice that for the other, and both of them together less
 
 
 def test_what_no_number_of_items_mends_is_said() -> None:

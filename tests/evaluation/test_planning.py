@@ -89,3 +89,27 @@ def test_measures_at_chance_take_no_part() -> None:
     plan = Gate().plan([quiz(0.25, 400, "guessing"), quiz(0.7, 400)])
     assert [each.informative for each in plan.measures] == [False, True]
     assert len(plan.weights(0.98)) == 1
+
+
+def test_benchmarks_cut_to_one_size_are_not_taken_for_the_same_items() -> None:
+    generator = np.random.default_rng(0)
+    answers = [(generator.random(400) < 0.7).astype(float) for _ in range(8)]
+    quizzes = [
+        Measure(str(k), items, np.ones(400), np.full(400, 0.25), True, "%") for k, items in enumerate(answers)
+    ]
+    plan = Gate().plan(quizzes)
+    assert len({each.group for each in plan.measures}) == 8
+    # the mean of eight errors of 2 to 3 points falls by the root of eight
+    alone = [each.error for each in plan.measures]
+    assert plan.error(0.5) == pytest.approx(np.sqrt(np.mean(np.square(alone)) / 8))
+    # the same items in another unit, and the other way round, are no news
+    bits = Measure("bits", 4 - quizzes[0].items, np.ones(400), np.full(400, 3.75), False, "bits")
+    again = Gate().plan([quizzes[0], bits])
+    assert [each.group for each in again.measures] == [0, 0]
+    assert again.error(0.5) == pytest.approx(np.mean([each.error for each in again.measures]))
+
+
+def test_of_few_items_nobody_knows_whether_they_are_related() -> None:
+    items = np.random.default_rng(1).integers(0, 2, (2, 20)).astype(float)
+    pair = [Measure(str(k), each, np.ones(20), np.full(20, 0.25), True, "%") for k, each in enumerate(items)]
+    assert [each.group for each in Gate().plan(pair).measures] == [0, 0]
