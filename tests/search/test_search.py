@@ -79,6 +79,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]", se
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_all_its_trials(search: Write, tmp_path: Path) -> None:
     study = tmp_path / "study"
     path = search(overrides={STEPS: 12})
