@@ -125,7 +125,7 @@ def recipe_of(
         cache_dir: Where the reference's scores are kept over all runs.
         limit_windows: Items to judge by, where the recipe does not say.
         threads: For the arithmetic, where the recipe does not say.
-        keep_gate: Judge by the recipe's own gate, with its retries.
+        keep_gate: Judge by the recipe's own gate and checks, with its retries.
     """
     made: dict[str, Any] = copy.deepcopy(dict(recipe))
     cascade = made["cascade"]
@@ -137,6 +137,7 @@ def recipe_of(
             cascade[key] = value
     if not keep_gate:
         cascade["gate"] = {**(cascade.get("gate") or {}), **_LAX}
+        cascade.pop("checks", None)
         cascade["retries"] = 0
         cascade["on_reject"] = "continue"
         for stage in cascade["stages"].values():

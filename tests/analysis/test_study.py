@@ -76,12 +76,14 @@ def test_a_variants_recipe_has_its_order_and_lets_everything_pass() -> None:
     recipe = recipe_with(
         "a", "b", "c", retries=2, gate={"stage_retention": [0.9], "confidence": 0.9}, threads=3
     )
+    recipe["cascade"]["checks"] = {"edge_of_chaos": "next_token"}
     recipe["cascade"]["stages"]["b"]["min_retention"] = 0.99
     made = recipe_of(recipe, Variant("x", ("b", "a")), cache_dir="c", limit_windows=64, threads=1)
     assert list(made["cascade"]["stages"]) == ["b", "a"]
     assert made["cascade"]["stages"]["b"] == {"codec": "EcqCodec"}
     gate = {"stage_retention": [0.01], "cumulative": 0.01, "floor": 0.01, "confidence": 0.9}
     assert made["cascade"]["gate"] == gate
+    assert "checks" not in made["cascade"]
     assert (made["cascade"]["retries"], made["cascade"]["limit_windows"]) == (0, 64)
     assert made["cascade"]["threads"] == 3  # the recipe's own
     assert recipe["cascade"]["retries"] == 2  # untouched
