@@ -75,6 +75,7 @@ STUDIES = {
 STEPS, LEARN_STEPS, BATCH, CODES = 40, 240, 512, 64
 _ROWS = 3072  # that analysis and start look at
 _SCALE_ROWS, _SCALE_FEATURES, _SCALE_BATCHES = 100_000, 200, 20
+_LARGE = "large.npz"
 SETTINGS = {"steps": STEPS, "learn_steps": LEARN_STEPS, "batch": BATCH, "codes": CODES}
 
 
@@ -113,7 +114,7 @@ def main() -> None:
                 if study.plain:
                     ours = results[f"{name}|slope|{seed}"]
                     keep(f"{name}|plain|{seed}", partial(_plain, given, study, seed, ours))
-            keep("scale", partial(_alone, scale, given.folder))
+            keep("scale", partial(_scale, given.folder))
         for seed in given.seeds:
             for name, study in STUDIES.items():
                 for strategy in study.last:
@@ -217,6 +218,11 @@ def _trainer(epochs: int, callbacks: list[Any], batches: int | None = None) -> T
     )
 
 
+def _scale(folder: Path) -> dict[str, Any]:
+    _alone(_write_large, folder)
+    return _alone(scale, folder)
+
+
 def _alone(measure: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
     """In a process of its own: its peak of memory is of nothing else."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -225,14 +231,8 @@ def _alone(measure: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str,
 
 def scale(folder: Path) -> dict[str, Any]:
     """Time and memory of a table of 100,000 rows and 200 features, by some batches."""
-    path = folder / "large.npz"
-    random = np.random.default_rng(0)
-    mixing = random.normal(size=(40, _SCALE_FEATURES)).astype(np.float32)
-    values = random.normal(size=(_SCALE_ROWS, 40)).astype(np.float32) @ mixing
-    values += 3 * random.normal(size=values.shape).astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{f"g{group}": values[:, 50 * group : 50 * group + 50] for group in range(4)})
-    del values
+    libraries = _peak_mb()
+    path = folder / _LARGE
     seed_everything(0, verbose=False)
     data = FeatureDataModule(str(path), categories="source", batch_size=2048, cache_dir=str(folder / "cache"))
     begun = time.monotonic()
@@ -242,6 +242,7 @@ def scale(folder: Path) -> dict[str, Any]:
     module = HierarchicalVqvae(strategy="balanced", bits_per_feature=0.5)
     trainer = _trainer(1, [CodebookHealth(plot=False), clock := _Clock()], _SCALE_BATCHES)
     trainer.fit(module, datamodule=data)
+    size = path.stat().st_size
     path.unlink()
     whole = len(data.rows("train")) // 2048 / _SCALE_BATCHES
     return {
@@ -250,10 +251,26 @@ def scale(folder: Path) -> dict[str, Any]:
         "epoch_s": clock.wall * whole,
         "epoch_cpu_s": clock.cpu * whole,
         "batches": _SCALE_BATCHES,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "libraries_mb": libraries,
+        "peak_mb": _peak_mb(),
+        "table_mb": size / 1e6,
         "batch": 2048,
         "threads": torch.get_num_threads(),
     }
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # kilobytes on Linux
+
+
+def _write_large(folder: Path) -> dict[str, Any]:
+    """Four groups of fifty columns that forty causes and noise are behind."""
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(40, _SCALE_FEATURES)).astype(np.float32)
+    values = random.normal(size=(_SCALE_ROWS, 40)).astype(np.float32) @ mixing
+    values += 3 * random.normal(size=values.shape).astype(np.float32)
+    np.savez(folder / _LARGE, **{f"g{group}": values[:, 50 * group : 50 * group + 50] for group in range(4)})
+    return {}
 
 
 class _Clock(Callback):

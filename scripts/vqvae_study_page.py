@@ -192,7 +192,7 @@ def _verdict(by_seed: Mapping[str, Mapping[int, Any]], most: Mapping[str, float]
 def _plain_section(plain: Mapping[int, Any], by_seed: Mapping[str, Mapping[int, Any]]) -> list[str]:
     ours = by_seed["slope"]
     rows = [
-        ["`slope` (ours)", _mean(ours, "error"), "", _mean(ours, "worst"), _mean(ours, "bits_per_feature"),
+        ["slope (ours)", _mean(ours, "error"), "", _mean(ours, "worst"), _mean(ours, "bits_per_feature"),
          f"{_average(ours, 'decoder_bytes') / 1000:.0f} kB"]
     ]  # fmt: skip
     names = list(next(iter(plain.values())))
@@ -233,8 +233,10 @@ def _scale(found: Mapping[str, Any]) -> str:
         f"{found['epoch_s']:.1f} s an epoch by the clock, on a machine that others used too, "
         f"{found['epoch_cpu_s']:.1f} s of processor time. Extrapolated, not run: 100 epochs take {whole:.0f} minutes "
         f"by that clock, {cpu:.0f} minutes of processor time (goal: under 30 minutes on 2 cores). Preparing the table "
-        f"took {found['prepare_s']:.0f} s, the start {found['start_s']:.0f} s; peak memory of the process was "
-        f"{found['peak_mb']:.0f} MB with its libraries. Rows are mapped from disk, a batch at a time."
+        f"took {found['prepare_s']:.0f} s, the start {found['start_s']:.0f} s. Peak memory of the process was "
+        f"{found['peak_mb']:.0f} MB, {found['libraries_mb']:.0f} MB of it for the libraries before it began; "
+        f"the table has {found['table_mb']:.0f} MB. Rows are mapped from disk, a batch at a time; what grows with "
+        "the rows is a sample for the analysis, which has a limit."
     )
 
 
