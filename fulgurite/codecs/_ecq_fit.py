@@ -52,6 +52,7 @@ _DEFAULT_WEIGHT = 8.0  # occurrences that the geometric law of a class counts fo
 _EVENTS = 16.0  # that the prediction of a row's or a column's mean counts for
 _CLASS_BITS = 48.0  # that one more class takes: its levels, and learning its probabilities
 _FAINT = 1e-4  # of the mean power: rows and columns below it are zeros at any rate
+_WIDEST = 3.0  # octaves that the mean step of a row may be above the row's own root mean square
 _LEAST_COUNT = 30  # choices that make a centroid
 
 
@@ -133,9 +134,7 @@ class Search:
             weight = row_weight.detach().double().cpu().numpy()
             if weight.max() > 0:
                 row_logs = -0.5 * np.log2(np.maximum(weight, 1e-6 * weight.max()))
-        self._largest_row_step = float(row_logs.max())
-        self._row_codes = _codes(self._largest_row_step - row_logs, step_resolution(self.columns))
-        self._row_scale = (2.0 ** (self._row_codes / step_resolution(self.columns))).astype(np.float32)
+        self._set_row_steps(row_logs)
         if self.states > 1:
             self._before, self._branch = self._kernel.predecessors(self.states, *register(self.states))
         else:
@@ -148,15 +147,41 @@ class Search:
         self._level_codes = np.zeros((CLASSES, SMALL), np.int64)
         power = float(np.square(self._work, dtype=np.float64).mean())
         self.is_zero = power == 0
-        rms = np.sqrt(np.square(self._work * self._row_scale, dtype=np.float64).mean(0) + _FAINT * power)
-        # logarithms of the mean magnitude of rows and columns, but for a constant
-        self._row_prediction = np.log2(rms) if power else np.zeros(self.rows)
+        self._row_prediction = self._predicted(power)
+        if power and row_weight is not None:
+            self._set_row_steps(self._bounded_rows(row_logs, power, rate))
+            self._row_prediction = self._predicted(power)
         rms = np.sqrt(np.square(self._work * self._row_scale, dtype=np.float64).mean(1) + _FAINT * power)
         self._column_prediction = (np.log2(rms) if power else np.zeros(self.columns)) - self._log_steps(0.0)
         self._column_prediction -= self._column_prediction.mean()
         gaussian = self._row_prediction.mean() - (rate - 1.0)  # a mean of about 2^(rate - 1) steps
         self._row_log = self._row_prediction - gaussian
         self._column_log = self._column_prediction.copy()
+
+    def _set_row_steps(self, logs: NDArray[np.float64]) -> None:
+        """Take log2 of the rows' steps, but for a constant."""
+        self._largest_row_step = float(logs.max())
+        self._row_codes = _codes(self._largest_row_step - logs, step_resolution(self.columns))
+        self._row_scale = (2.0 ** (self._row_codes / step_resolution(self.columns))).astype(np.float32)
+
+    def _predicted(self, power: float) -> NDArray[np.float64]:
+        """Log2 of the mean magnitude of rows, but for a constant."""
+        if not power:
+            return np.zeros(self.rows)
+        rms = np.sqrt(np.square(self._work * self._row_scale, dtype=np.float64).mean(0) + _FAINT * power)
+        return np.asarray(np.log2(rms))
+
+    def _bounded_rows(self, logs: NDArray[np.float64], power: float, rate: float) -> NDArray[np.float64]:
+        """Steps of rows that are not far beyond what lies in them.
+
+        A trellis has no level at zero, so a row that counts for nothing would come back as noise of its step's size.
+        For its own weight alone that is as good as any; but in attention the rows of values that nobody reads meet
+        columns of the output that nobody writes to, and the product of two such noises counts.
+        """
+        own = np.log2(np.sqrt(np.square(self._work, dtype=np.float64).mean(0) + 1e-12 * power))
+        mean_step = self._log_steps(self.first_constant(rate)).mean() - self._largest_row_step
+        kept = np.minimum(logs, own + _WIDEST - mean_step)
+        return np.asarray(np.maximum(kept, logs.min()))
 
     def _log_steps(self, log_constant: float) -> NDArray[np.float64]:
         return log_constant + self._largest_step - self._step_codes / step_resolution(self.rows)

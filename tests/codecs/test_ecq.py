@@ -246,3 +246,15 @@ def test_two_rows_lose_nothing_by_a_hessian() -> None:
         # no worse a trade of bits for error, 6.02 dB each, than without the hessian
         gained = math.log2(cost(plain) / cost(fitted)) / 2
         assert fitted.bits_per_weight - plain.bits_per_weight <= gained + 1e-9
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_rows_that_count_for_nothing_do_not_come_back_as_noise(rate: float) -> None:
+    """Values that nobody reads meet columns that nobody writes to: both are free, and their product is not."""
+    weight, rows = gaussian(64, 64), torch.ones(64)
+    weight[40:], rows[40:] = 0, 0
+    decoded = decode(EcqCodec(rate=rate, states=8).encode(weight, torch.eye(64), rows))
+    assert float(decoded[40:].square().mean()) < 1e-3  # of rows that have a mean square of 1
+    weight[40:] = gaussian(24, 64, seed=1)  # something lies there, of which nothing needs to be kept
+    decoded = decode(EcqCodec(rate=rate, states=8).encode(weight, torch.eye(64), rows))
+    assert float(decoded[40:].square().mean()) < 4.0**3  # no more than three octaves of it
