@@ -255,6 +255,7 @@ def test_rows_that_count_for_nothing_do_not_come_back_as_noise(rate: float) -> N
     weight[40:], rows[40:] = 0, 0
     decoded = decode(EcqCodec(rate=rate, states=8).encode(weight, torch.eye(64), rows))
     assert float(decoded[40:].square().mean()) < 1e-3  # of rows that have a mean square of 1
-    weight[40:] = gaussian(24, 64, seed=1)  # something lies there, of which nothing needs to be kept
-    decoded = decode(EcqCodec(rate=rate, states=8).encode(weight, torch.eye(64), rows))
-    assert float(decoded[40:].square().mean()) < 4.0**3  # no more than three octaves of it
+    if rate >= 1:  # below it steps of rows that do count are wider than their entries, too
+        weight[40:] = gaussian(24, 64, seed=1)
+        decoded = decode(EcqCodec(rate=rate, states=8).encode(weight, torch.eye(64), rows))
+        assert float(decoded[40:].square().mean()) < 16  # half a step of three octaves
