@@ -107,7 +107,8 @@ def _bounds_section(bounds: Results) -> list[str]:
         "Gaussian (`fulgurite/features/gaussian.py`): how many times smaller than uniform's the worst category's error "
         "is where bits make all relative errors alike, which is the most that any allocation can do, and where they "
         "make the mean error least; in brackets how many times smaller the mean error is. It is an estimate: real rows "
-        "are not Gaussian, and codes of six bits do not reach the curve. Tables that were not fitted are here too: "
+        "are not Gaussian, and codes of six bits do not reach the curve, so that what is measured can be more or "
+        "less. Tables that were not fitted are here too: "
         "where categories hardly differ, no ratios help.",
         markdown_rows(header, rows, [False, False, *[True] * 4]),
     ]

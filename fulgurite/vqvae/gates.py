@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 _OPEN = 2.0  # logit at the start: the sigmoid is 0.88, and its slope is not yet small
-_SPEED = (
-    50.0  # AdamW moves a number by about the learning rate a step: too little to close a gate in some hundred
-)
+# AdamW moves a number by about the learning rate a step: too little to close a gate in some hundred steps
+_SPEED = 50.0
 
 
 class TokenGates(nn.Module):
