@@ -96,10 +96,18 @@ class CompressedDDP(DDPStrategy):
     def _register_ddp_hooks(self) -> None:
         if not isinstance(self.model, DistributedDataParallel):
             raise TypeError(f"expected a network in DistributedDataParallel, got {type(self.model).__name__}")
+        parameters = dict(self.model.module.named_parameters())
+        if self.method == "powersgd":
+            flat = [name for name, parameter in parameters.items() if parameter.dim() == 0]
+            if flat:
+                raise ValueError(
+                    f"method powersgd: PyTorch's hook takes no parameter without dimensions, got {flat[0]}; "
+                    "expected adaptive, fixed, fp16 or none for this network"
+                )
         if self.exchange is None:  # PowerSGD asks for the process group, which is there now
             self.exchange = power_sgd(self._rank, self._dense_steps)
         if isinstance(self.exchange, GradientExchange):
-            self.exchange.bind(dict(self.model.module.named_parameters()), loss_scale=self._loss_scale)
+            self.exchange.bind(parameters, loss_scale=self._loss_scale)
         exchange = self.exchange
         # torch checks names and annotations of a hook's arguments; a lambda has none to check
         self.model.register_comm_hook(None, lambda state, bucket: exchange(state, bucket))

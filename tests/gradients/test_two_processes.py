@@ -87,9 +87,17 @@ if __name__ == "__main__":
         trainer = fit("saved", 30, target=12)
         trainer.save_checkpoint(folder / "saved.ckpt")
         fit("again", 60, target=12, ckpt=folder / "saved.ckpt")
+        Regression.configure_model = lambda self: setattr(self, "scale", torch.nn.Parameter(torch.tensor(1.0)))
+        try:
+            fit("scalar", 1, method="powersgd")
+        except ValueError as error:
+            (folder / "scalar.txt").write_text(str(error))
     else:
         fit("alone", 40, target=12, ckpt=folder / "saved.ckpt")
 """
+
+
+NO_SCALAR = "method powersgd: PyTorch's hook takes no parameter without dimensions, got scale"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +114,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "scalar.txt").read_text().startswith(NO_SCALAR)
     return {
         name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-*.json"))]
         for name in ("none", "fp16", "powersgd", "fixed", "adaptive", "bad", "saved", "again", "alone")
