@@ -165,7 +165,7 @@ def _verdict(by_seed: Mapping[str, Mapping[int, Any]], most: Mapping[str, float]
         if name not in by_seed:
             continue
         factor, low, high = _ratio(uniform, by_seed[name], "worst")
-        gain = _ratio(uniform, by_seed[name], "error")[0]
+        gain, *reach = _ratio(uniform, by_seed[name], "error")
         met = "met" if low >= _GOAL and gain >= 1 else "missed"
         if not math.isfinite(high):
             met = "one seed does not tell"
@@ -173,8 +173,8 @@ def _verdict(by_seed: Mapping[str, Mapping[int, Any]], most: Mapping[str, float]
         possible = most["least_worst" if name == "balanced" else "least_mean"]
         lines.append(
             f"Goal for `{name}`, {_GOAL:g} times less error of the worst category than uniform, the mean not worse: "
-            f"{met}, {_told(factor, low, high)}, and the mean error {mean} ({gain:.2f} times less). By theory "
-            f"{possible:.2f} times "
+            f"{met}, {_told(factor, low, high)}, and the mean error {mean} ({_told(gain, *reach)} times less). "
+            f"By theory {possible:.2f} times "
             f"{'are to be had' if possible >= _GOAL else 'are the most: the goal is out of reach here'}."
         )
     most = max(map(len, by_seed.values()))
