@@ -23,7 +23,11 @@ from typing import Any
 
 import torch
 from gradient_runs import KEPT_STEPS, PART, TASKS, Task
+from matplotlib.figure import Figure
 
+from fulgurite.reporting.figures import INK, grid, legend_mark, save_png, series_style, styled
+
+IMAGE = "gradient-compression.png"
 TITLES = {
     "dense": "float32, all-reduced",
     "fp16": "PyTorch's fp16",
@@ -69,7 +73,8 @@ included.
 
 def page(runs: Path) -> str:
     """What the runs have measured."""
-    parts = [HEAD, *(_task(task, folder_of(task, runs)) for task in TASKS.values())]
+    parts = [HEAD, f"![Loss over the bytes that are sent]({IMAGE})\n\n"]
+    parts += [_task(task, folder_of(task, runs)) for task in TASKS.values()]
     parts.append(
         "Bytes are counted, not timed: on this machine the network is memory, and no time is won by sending less. On a "
         "fast interconnect a plain fp16 all-reduce is hard to beat ([Agarwal et "
@@ -84,13 +89,58 @@ def folder_of(task: Task, runs: Path) -> Path:
     return runs if task.key == "llama" else runs / task.key
 
 
-def _task(task: Task, runs: Path) -> str:
-    """The table of one network, as far as it has been trained."""
+WIRE_RATIOS = (2, 4, 8, 16, 32)
+FAMILIES = ("adaptive", "fixed", "powersgd", "fp16")
+
+
+@styled
+def plot(tasks: Sequence[tuple[Task, Path]]) -> Figure | None:
+    """What is lost against dense training over how many times fewer bytes are sent, a panel a network."""
+    found = [(task, _told(task, runs)) for task, runs in tasks]
+    found = [(task, told) for task, told in found if len(told.get("dense", [])) > 1]
+    if not found:
+        return None
+    figure = Figure(figsize=(4.2 * len(found), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for panel, (task, told) in zip(axes, found, strict=True):
+        dense = [each["loss"] for each in told["dense"]]
+        panel.axhspan(-statistics.stdev(dense), statistics.stdev(dense), color=INK, alpha=0.12, linewidth=0)
+        for place, family in enumerate(FAMILIES):
+            points = sorted(
+                (_mean(runs, "wire_ratio"), _away(runs, dense))
+                for name, runs in told.items()
+                if name.rstrip("0123456789") == family.rstrip("0123456789")
+            )
+            if points:
+                colour, marker = series_style(place)
+                panel.plot(
+                    *zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=0.9
+                )
+        panel.set_yscale("symlog", linthresh=0.05)
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(WIRE_RATIOS, [f"{ratio}x" for ratio in WIRE_RATIOS])
+        panel.set_title(f"{task.key}; shaded: one sd of dense", fontsize=10)
+        panel.set_xlabel("times fewer bytes on the wire")
+        panel.set_ylabel("loss over dense, nats")
+        grid(panel, "both")
+    marks = [legend_mark(*reversed(series_style(place)), name) for place, name in enumerate(FAMILIES)]
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _told(task: Task, runs: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the trainings of a network have left, by method."""
     found = {
         name: [json.loads(path.read_text()) for path in sorted(runs.glob(f"{name}-?.json"))]
         for name in task.seeds
     }
-    found = {name: told for name, told in found.items() if told}
+    return {name: told for name, told in found.items() if told}
+
+
+def _task(task: Task, runs: Path) -> str:
+    """The table of one network, as far as it has been trained."""
+    found = _told(task, runs)
     dense = [told["loss"] for told in found.get("dense", [])]
     if len(dense) < 2:
         return ""
@@ -317,6 +367,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 subprocess.run(command, env=environment, check=True)
         learn_predictor(runs)
     given.output.write_text(page(runs), encoding="utf-8")
+    figure = plot([(task, folder_of(task, runs)) for task in TASKS.values()])
+    assert figure is not None  # the page has a table
+    save_png(figure, given.output.with_name(IMAGE))
     print(given.output)
     return 0
 

@@ -108,5 +108,7 @@ def test_the_page_on_gradients_says_where_training_breaks(
         "ends within one standard deviation of dense at none of these, and beyond it at 8.0x (+0.5000)"
         in text
     )
+    figure = page.plot([(task, page.folder_of(task, tmp_path)) for task in page.TASKS.values()])
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1]  # dense is the shaded band
     assert len(re.findall(r"\| [346] bits \|", text)) == 9
     assert "spreads by 0.7 %, 0.7 % of its mean" in text
