@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from typing_extensions import override
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for FSDP2 over all processes of all nodes; without tensor parallelism.
+    """Lightning's strategy for FSDP2 over all processes of all nodes, ``trainer.strategy: sharded``.
 
     Modules that can be sharded call ``shard`` in ``configure_model``: ``LanguageModel`` does.
 
@@ -52,6 +52,9 @@ class Sharded(ModelParallelStrategy):
                 "each process would train one of its own; expected auto or ddp"
             )
         super().setup(trainer)
+
+
+StrategyRegistry.register("sharded", Sharded, description="FSDP2 over all processes")
 
 
 def is_sharded(module: Any) -> bool:

@@ -32,7 +32,7 @@ class Trainer(LightningTrainer):
         if isinstance(self.strategy, ModelParallelStrategy) and not isinstance(self.strategy, Sharded):
             # it shares out nodes, and leaves tensor parallelism inside of them to modules: ours have none
             raise ValueError(
-                "trainer.strategy: expected auto, ddp or lightning_modules.Sharded (FSDP2 over all processes), "
+                "trainer.strategy: expected auto, ddp or sharded (FSDP2 over all processes), "
                 f"got {type(self.strategy).__name__}"
             )
         found = self.strategy.launcher

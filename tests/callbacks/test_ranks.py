@@ -269,5 +269,5 @@ def test_strategies_that_share_out_a_network_in_another_way_are_refused() -> Non
 
     from lightning_modules.trainer import Trainer
 
-    with pytest.raises(ValueError, match=r"lightning_modules.Sharded \(FSDP2.*got ModelParallelStrategy"):
+    with pytest.raises(ValueError, match=r"sharded \(FSDP2.*got ModelParallelStrategy"):
         Trainer(strategy=ModelParallelStrategy(), accelerator="cpu", devices=2, logger=False)

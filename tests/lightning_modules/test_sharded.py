@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from fulgurite.models import load_causal_lm
-from lightning_modules import LanguageModel
+from lightning_modules import LanguageModel, Sharded
 from lightning_modules.sharded import blocks_of
+from lightning_modules.trainer import Trainer
 
 SCRIPT = """
 import json, os, sys
@@ -144,6 +145,13 @@ def test_its_checkpoint_is_one_file_that_needs_no_processes(folder: Path) -> Non
 
 def test_a_module_that_does_not_share_out_its_network_is_refused(folder: Path) -> None:
     assert "Whole does not share out its network (FSDP2)" in (folder / "refused.txt").read_text()
+
+
+def test_it_is_known_by_name() -> None:
+    trainer = Trainer(
+        strategy="sharded", accelerator="cpu", devices=2, logger=False, enable_checkpointing=False
+    )
+    assert type(trainer.strategy) is Sharded
 
 
 def test_blocks_are_the_elements_of_outermost_lists() -> None:
