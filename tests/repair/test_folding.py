@@ -80,9 +80,9 @@ def test_a_weight_in_half_precision_is_folded_as_well() -> None:
 
 @codecs
 def test_coding_again_takes_no_more_bytes(codec: Codec) -> None:
-    weight, hessian = gaussian(24, 32), moment(32)
+    weight, hessian = gaussian(48, 32), moment(32)  # of fewer rows side information decides
     encoded = codec.encode(weight, hessian)
-    target = weight + 0.5 * gaussian(24, 32, seed=4)
+    target = weight + 0.5 * gaussian(48, 32, seed=4)
     own = recoder(encoded, [Float16Codec(), codec])
     assert own is not None
     again = recode(encoded, own, target, hessian)
