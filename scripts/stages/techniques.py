@@ -200,6 +200,7 @@ class Network:
         return [one for one in TECHNIQUES if not self.techniques or one.key in self.techniques]
 
 
+_UNCORRECTED = tuple(one.key for one in TECHNIQUES if one.key not in ("ecq_plus", "prune_plus"))
 _STORIES = Network(
     "stories260k",
     "stories260K",
@@ -232,16 +233,7 @@ NETWORKS = (
         data={"calibration_images": 128},
         shown=("image_to_text_r10", "text_to_image_r10", "image_fidelity", "text_fidelity"),
         # without corrections of low rank, whose curves of 48 whole weights take half an hour
-        techniques=(
-            "prune",
-            "low_rank",
-            "uniform",
-            "ecq",
-            "prune_bits",
-            "low_rank_ecq",
-            "heads_ecq",
-            "turned_ecq",
-        ),
+        techniques=_UNCORRECTED,
         sample=1 << 12,
     ),
     Network(
@@ -255,16 +247,7 @@ NETWORKS = (
         None,
         data={"calibration_texts": 250},
         shown=("spearman", "fidelity"),
-        techniques=(
-            "prune",
-            "low_rank",
-            "uniform",
-            "ecq",
-            "prune_bits",
-            "low_rank_ecq",
-            "heads_ecq",
-            "turned_ecq",
-        ),
+        techniques=_UNCORRECTED,
         select=("encoder.layer.3.attention.*", "encoder.layer.3.intermediate.*"),
         blocks="encoder.layer.3.attention",
         sample=1 << 14,
