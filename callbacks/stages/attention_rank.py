@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from callbacks.stages.stage import Aim
 from callbacks.stages.structure import StructuralStage, Work
-from fulgurite.calibration import gather_metrics
+from fulgurite.calibration import evaluating, gather_metrics
 from fulgurite.models import Attention, attentions_of, unique_parameters
 from fulgurite.transforms import Basis, damp, principal_basis, root_of
 
@@ -89,6 +89,7 @@ class AttentionRankStage(StructuralStage):
         module: Any = work.subject
         network = deepcopy(module.network).to(work.device)
         blocks = self._chosen(network)
+        self._check_same(work, network)
         roots = self._roots(work, network, blocks)
         pairs = {product: [0, 0] for product in self.products}
         lost: dict[str, float] = dict.fromkeys(self.products, 0.0)
@@ -133,6 +134,32 @@ class AttentionRankStage(StructuralStage):
             )
         return usable
 
+    @torch.no_grad()
+    def _check_same(self, work: Work, network: nn.Module) -> None:
+        """Refuse a network that does not compute the same in another basis: something lies between the weights."""
+        module: Any = work.subject
+        turned = deepcopy(network)
+        for block in self._chosen(turned):
+            for product in self._of(block):
+                for head in _heads(block, product):
+                    basis = principal_basis(head.seen_left({}), head.seen_right({}))
+                    head.turn(basis, torch.ones_like(basis.values, dtype=torch.bool))
+        batch = next(iter(module.calibration_batches(work.datamodule)), None)
+        if batch is None:
+            return  # calibration says so
+        inputs = {
+            key: value.to(work.device) if isinstance(value, Tensor) else value for key, value in batch.items()
+        }
+        with evaluating(network), evaluating(turned):
+            before, after = (_floats(each(**inputs)) for each in (network, turned))
+        moved = float((after - before).norm() / before.norm().clamp_min(1e-30))
+        limit = 1e-3 if next(network.parameters()).dtype == torch.float32 else 0.05
+        if not moved <= limit:
+            raise ValueError(
+                f"attention_rank: {type(network).__name__} must compute the same with its heads in another basis, but "
+                f"outputs move by {moved:.2g} of themselves: its attention does more than is known of it"
+            )
+
     def _roots(self, work: Work, network: nn.Module, blocks: Sequence[Attention]) -> dict[Tensor, Tensor]:
         """For each weight that reads hidden states, ``S`` of the second moment ``S S^T`` of what it reads."""
         module: Any = work.subject
@@ -157,9 +184,7 @@ class AttentionRankStage(StructuralStage):
         self, block: Attention, product: Product, roots: Mapping[Tensor, Tensor]
     ) -> tuple[int, int, float]:
         """Turn the heads of a block into their basis, less what is left out; pairs kept, pairs, energy lost."""
-        if product == "values_output":
-            _fold_shift(block)
-        heads = _queries_keys(block) if product == "queries_keys" else _values_output(block)
+        heads = _heads(block, product)
         bases = [principal_basis(head.seen_left(roots), head.seen_right(roots)) for head in heads]
         energies = torch.stack([basis.values.square() for basis in bases])
         keep = self._kept(energies)
@@ -228,6 +253,23 @@ class _Head:
         self.right.copy_(right @ self.right.double())
         if self.right_shift is not None:
             self.right_shift.copy_(right @ self.right_shift.double())
+
+
+def _heads(block: Attention, product: Product) -> list[_Head]:
+    """The heads of a block; the values' shift has gone into the output's."""
+    if product == "queries_keys":
+        return _queries_keys(block)
+    _fold_shift(block)
+    return _values_output(block)
+
+
+def _floats(output: Any) -> Tensor:
+    """All numbers of an output in a row, float64."""
+    if isinstance(output, Tensor):
+        return output.double().flatten() if output.is_floating_point() else output.new_zeros(0).double()
+    parts = output.values() if isinstance(output, Mapping) else output
+    found = [_floats(part) for part in parts if isinstance(part, Tensor | Mapping | tuple | list)]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
 def _queries_keys(block: Attention) -> list[_Head]:

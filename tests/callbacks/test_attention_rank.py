@@ -17,6 +17,8 @@ from transformers import (
     CLIPTextModel,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -189,6 +191,17 @@ def test_rotated_queries_and_keys_stay(tmp_path: Path) -> None:
         ValueError, match="LlamaForCausalLM are rotated by their position, so that they have no"
     ):
         run(AttentionRankStage(products=["queries_keys"]), network, tmp_path)
+
+
+def test_a_network_that_rotates_without_a_sign_of_it_is_refused(tmp_path: Path) -> None:
+    config = GPTJConfig(vocab_size=60, n_embd=24, n_head=3, n_layer=1, n_positions=32, rotary_dim=4)
+    network = randomised(GPTJForCausalLM(config))
+    with pytest.raises(
+        ValueError, match="GPTJForCausalLM must compute the same .* does more than is known of it"
+    ):
+        run(AttentionRankStage(), network, tmp_path)
+    values, _ = run(AttentionRankStage(energy=1.0, products=["values_output"]), network, tmp_path)
+    torch.testing.assert_close(output(values), output(network), rtol=1e-4, atol=2e-5)
 
 
 def test_inputs_decide_what_is_left_out(tmp_path: Path) -> None:
