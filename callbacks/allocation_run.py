@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from callbacks.devices import LedProbe
 from callbacks.stages.allocating import Decision
 from callbacks.stages.curves import measure_curves, read_curves
 from callbacks.stages.encoding import encoded_path, read_encoded
@@ -142,25 +143,32 @@ class AllocationRun:
                 progress(name)
                 run.stop.check()
 
-            measure_curves(
-                self._ladders,
-                self._weights,
-                self._metrics,
-                self._settings,
-                self._curves,
-                probe=self._probe,
-                rank=run.rank,
-                world_size=run.world_size,
-                device=run.device,
-                progress=advance,
-            )
+            def measure(rank: int, ranks: int) -> None:
+                measure_curves(
+                    self._ladders,
+                    self._weights,
+                    self._metrics,
+                    self._settings,
+                    self._curves,
+                    probe=self._probe,
+                    rank=rank,
+                    world_size=ranks,
+                    device=run.device,
+                    progress=advance,
+                )
+
+            if run.devices.in_step:  # it takes all ranks to see what one weight does
+                run.devices.lead(lambda: measure(0, 1))
+            else:
+                measure(run.rank, run.world_size)
             self._barrier("measured")
 
     def _probe(self) -> Probe:
         run = self._run
         rows = run.module.refinement_windows(run.datamodule, self._settings.probe_windows).to(run.device)
         parts = rows.tensor_split(min(_BATCHES, len(rows)))
-        return Probe(
+        kind = LedProbe if run.devices.in_step else Probe
+        return kind(
             self._network(),
             [run.module.as_batch(part) for part in parts],
             run.module.divergence,

@@ -23,6 +23,7 @@ from torch import Tensor
 from callbacks.allocation_run import AllocationRun
 from callbacks.console import Console
 from callbacks.delta_base import open_base
+from callbacks.devices import devices_of
 from callbacks.efficiency_run import measure_run
 from callbacks.examples import examples
 from callbacks.gate_run import foresee, looked_at, require_information
@@ -91,7 +92,8 @@ class CascadeRun:
             self.folder.release()
 
     def _execute(self) -> None:
-        self.reference = self.subject = Subject.of(self._module, self.device)
+        self.devices = devices_of(self.trainer, self._module, self.cascade.stages, lambda: self.network)
+        self.reference = self.subject = Subject.of(self._module, self.devices.home)
         check_finite(self.parameters)
         if self.cascade.base is not None:
             self.reference = self.subject = self._over_base(self.cascade.base)
@@ -199,9 +201,16 @@ class CascadeRun:
             }
         )
         path = self.folder.path / "reference.npz"
-        if self.rank == 0 and not _is_evaluation(path):
-            cache = Path(self.cascade.cache_dir) / "reference"
-            cached_result(cache, key, lambda: self.evaluate(self.network, "reference")).save(path)
+
+        def measure() -> None:
+            if not _is_evaluation(path):
+                cache = Path(self.cascade.cache_dir) / "reference"
+                network = self.network
+                cached_result(
+                    cache, key, lambda: self.evaluate(self.devices.network(network), "reference")
+                ).save(path)
+
+        self.devices.lead(measure)
         self.trainer.strategy.barrier("reference")
         return Evaluation.load(path)
 
@@ -305,14 +314,17 @@ class CascadeRun:
                 ladders=ladders,
                 metrics=metrics,
                 complete=lambda encoded: level.complete(self.subject, encoded),
-                network=lambda: level.network(self.subject, stage.source, self.device),
+                network=lambda: self.devices.network(level.network(self.subject, stage.source)),
                 offsets=self.subject.offsets(stage.source),
                 encode=encode,
             ).execute()
-        if self.rank == 0:
+
+        def finish() -> None:
             encoded = level.complete(self.subject, read_encoded(folder / "layers", list(plan)))
             made = Made(encoded, plan, metrics, decision, time.monotonic() - clock)
             judge(self, index, name, stage, number, level, changes, made)
+
+        self.devices.lead(finish)
         self.trainer.strategy.barrier("judged")
         return self._outcome(name, number)
 
@@ -431,7 +443,7 @@ class CascadeRun:
                     self.stop.check()
 
                 found = gather_metrics(
-                    level.network(self.subject, stage.source, self.device),
+                    self.devices.everywhere(level.network(self.subject, stage.source)),
                     self.module.calibration_batches(self.datamodule),
                     wanted,
                     stage.metric,
@@ -439,7 +451,8 @@ class CascadeRun:
                     count_places=self.module.count_places,
                     text_mask=self.module.text_mask,
                     progress=advance,
-                    share=Share(self.rank, self.world_size),
+                    share=Share(self.rank, self.world_size, self.devices.in_step),
+                    room=self.devices.room(),
                 )
             if self.rank == 0:
                 write_metrics(path, found)
@@ -462,15 +475,17 @@ class CascadeRun:
     # the end
 
     def _finish(self, level: Level) -> None:
-        samples: list[dict[str, str]] = []
-        pictures: dict[str, Any] | None = None
-        if self.rank == 0:
+        def conclude() -> None:
+            samples: list[dict[str, str]] = []
+            pictures: dict[str, Any] | None = None
             if level.folder is not None:
                 self.folder.ensure_published(level.folder)  # a kill may have come between verdict and copy
                 samples, pictures = examples(self)
             efficiency = measure_run(self, level) if self.cascade.report else None
             record = self.record.finish(level.name, samples, pictures, efficiency)
             self.console.result(self.folder.path, record)
+
+        self.devices.lead(conclude)
         self.success = level.folder is not None
         self.trainer.strategy.barrier("finished")
 

@@ -27,6 +27,9 @@ def measure_run(run: CascadeRun, level: Level) -> dict[str, Any] | None:
     """Measure the reference and what a run has come to; ``None`` where the data gives nothing to pass through."""
     from fulgurite.evaluation.benchmarks.efficiency import measure_efficiency
 
+    if run.devices.in_step:
+        run.record.note("latency is not measured: the network is shared out over several devices")
+        return None
     run.read_as(run.reference)
     batch = _one_item(run)
     if batch is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from callbacks.thumbnails import pictures_record
-from fulgurite.artifact.loading import load
 from lightning_modules.compressible import ShowsPictures
 
 if TYPE_CHECKING:
@@ -19,13 +18,13 @@ def examples(run: CascadeRun) -> tuple[list[dict[str, str]], dict[str, Any] | No
     """The record's ``samples`` and ``pictures``; no pictures where the network reads none.
 
     Args:
-        run: A run with a result; rank 0 only.
+        run: A run with a result, in what rank 0 leads.
     """
     reference, prompts = run.reference, run.cascade.prompts
     run.read_as(reference)
-    before = reference.module.samples(reference.network, run.datamodule, prompts)
+    before = reference.module.samples(run.devices.network(reference.network), run.datamodule, prompts)
     run.read_as(run.subject)
-    compressed = load(run.folder.artifact, device=run.device)
+    compressed = run.devices.network(run.folder.artifact)
     after = run.module.samples(compressed, run.datamodule, prompts)
     samples = [
         {"prompt": prompt, "reference": old, "artifact": new}

@@ -17,7 +17,6 @@ import numpy as np
 from callbacks.level import Level
 from callbacks.stages.stage import Stage
 from callbacks.stages.structure import StructuralStage
-from fulgurite.artifact.loading import load
 from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.evaluation.gate import Gate
 from fulgurite.evaluation.measure import Measure
@@ -183,7 +182,7 @@ def _previous(
         return reference
     known = level.measures[0].items.size
     if known < size:
-        network = load(level.folder, device=run.device)
+        network = run.devices.network(level.folder)
         further = run.evaluate(network, level.name, order[known:size])
         level.measures[:] = joined(Evaluation(level.measures), further, known, size).measures
         Evaluation(level.measures).save(level.folder.parent / "scores.npz")

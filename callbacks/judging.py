@@ -20,7 +20,6 @@ from callbacks.stages.fitting import without_growth
 from callbacks.stages.metric_file import Metrics
 from callbacks.stages.refine import refine
 from callbacks.stages.stage import Stage
-from fulgurite.artifact.loading import load
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.reader import RAW
 from fulgurite.codecs import Codec, Encoded
@@ -54,7 +53,7 @@ def judge(
     changes: list[str],
     made: Made,
 ) -> None:
-    """Refine, write, load and score a try, and keep what came of it in its folder; rank 0 only."""
+    """Refine, write, load and score a try, and keep what came of it in its folder; in what rank 0 leads."""
     folder = run.folder.try_folder(name, number)
     seconds = {"encode": made.seconds}
     clock = time.monotonic()
@@ -64,7 +63,7 @@ def judge(
     seconds["refine"] = time.monotonic() - clock
     clock = time.monotonic()
     manifest, encoded = _write_within(run, folder / "artifact", name, made, encoded)
-    compressed = load(folder / "artifact", device=run.device)  # as a user gets it
+    compressed = run.devices.network(folder / "artifact")  # as a user gets it
     evaluation, verdict, looks = evaluate_and_decide(run, compressed, name, index, stage, level)
     evaluation.save(folder / "scores.npz")
     verdict, checks = check_behaviour(run, evaluation, index, verdict)

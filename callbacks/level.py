@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.subject import Subject
-from fulgurite.artifact.loading import load
 from fulgurite.artifact.reader import RAW, Artifact
 from fulgurite.codecs import Codec, Encoded, Float16Codec, SparseCodec
 from fulgurite.evaluation.measure import Measure
@@ -42,11 +40,9 @@ class Level:
         artifact = Artifact(self.folder)
         return {name: artifact.decode(name) for name in subject.parameters}
 
-    def network(self, subject: Subject, source: Source, device: torch.device) -> Any:
-        """The network with those weights."""
-        if source == "previous" and self.folder is not None:
-            return load(self.folder, device=device)
-        return subject.network
+    def network(self, subject: Subject, source: Source) -> Path | nn.Module:
+        """Where a network with those weights is."""
+        return self.folder if source == "previous" and self.folder is not None else subject.network
 
     def complete(self, subject: Subject, encoded: Mapping[str, Encoded]) -> dict[str, Encoded]:
         """All entries of the subject in its order: ``encoded``, and the rest as this level has it."""

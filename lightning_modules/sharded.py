@@ -1,8 +1,10 @@
-"""Training of a network that does not fit on one device: its weights, gradients and moments shared out (FSDP2).
+"""A network that does not fit on one device, shared out over all of them (FSDP2).
 
     network on each process -> rank 0's weights -> each block's weights cut into as many parts as there are processes
     a block's turn -> all-gather -> forward, backward -> reduce-scatter -> its parts alone again
     end of the fit -> parts -> rank 0 -> the whole network -> export
+
+    network whole in every process's memory -> a copy whose parts are on the devices -> calls that all make together
 
 Reference: ``torch.distributed.fsdp.fully_shard``, which
 https://pytorch.org/docs/stable/distributed.fsdp.fully_shard.html describes, through Lightning's
@@ -11,12 +13,13 @@ https://pytorch.org/docs/stable/distributed.fsdp.fully_shard.html describes, thr
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 
@@ -58,8 +61,11 @@ StrategyRegistry.register("sharded", Sharded, description="FSDP2 over all proces
 
 
 def is_sharded(module: Any) -> bool:
-    """Whether a LightningModule's trainer shards networks."""
-    return module._trainer is not None and isinstance(module.trainer.strategy, Sharded)
+    """Whether a LightningModule's trainer shards its network; for ``compress`` a cascade does."""
+    trainer = module._trainer
+    if trainer is None or getattr(trainer, "compressing", False):
+        return False
+    return isinstance(trainer.strategy, Sharded)
 
 
 def shard(network: nn.Module, strategy: Sharded) -> None:
@@ -83,6 +89,55 @@ def shard(network: nn.Module, strategy: Sharded) -> None:
     for block in blocks_of(network):
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
+
+
+def spread(network: nn.Module, strategy: Sharded) -> nn.Module:
+    """A copy to be called, not trained, of which each process has its parts on its device.
+
+    Whoever calls it needs all other processes to call it at the same time, with inputs of their own. No device ever
+    holds more than its parts, one block, and what belongs to no block.
+
+    Args:
+        network: With the same weights in the memory of every process; left as it is.
+        strategy: Whose processes there are already.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    device = strategy.root_device
+    known: dict[int, Any] = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        for parameter in network.parameters()
+    }
+    copy = deepcopy(network, known | {id(buffer): buffer.to(device) for buffer in network.buffers()})
+    mesh = strategy.device_mesh["data_parallel"]
+    for block in blocks_of(copy):
+        fully_shard(block, mesh=mesh)
+    # the outermost module too: it is called once, and others may be held beside it
+    fully_shard(copy, mesh=mesh, reshard_after_forward=True)
+    buffers = [(name, buffer) for name, buffer in copy.named_buffers()]
+    copy.to_empty(device=device)
+    for name, buffer in buffers:
+        copy.get_buffer(name).copy_(buffer)
+    wholes = dict(network.named_parameters())
+    for name, parameter in copy.named_parameters():
+        write_parameter(parameter, wholes[name])
+    return copy.eval()
+
+
+@torch.no_grad()
+def write_parameter(parameter: nn.Parameter, value: Tensor) -> None:
+    """Give a parameter of ``spread``'s network another value.
+
+    Args:
+        parameter: Of which this process has its part.
+        value: Whole, the same in every process.
+    """
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(parameter, DTensor)
+    own, mesh = parameter.to_local(), parameter.device_mesh
+    if own.numel():  # of a weight with fewer rows than there are processes some have none
+        own.copy_(value.detach().chunk(mesh.size())[mesh.get_local_rank()])
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:

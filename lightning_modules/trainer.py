@@ -27,6 +27,9 @@ class Trainer(LightningTrainer):
     recipe: dict[str, Any] | None = None
     """What the command line resolved to: the same on all ranks."""
 
+    compressing = False
+    """``compress`` was called: modules leave their network whole."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if isinstance(self.strategy, ModelParallelStrategy) and not isinstance(self.strategy, Sharded):
@@ -49,23 +52,24 @@ class Trainer(LightningTrainer):
             datamodule: Text or pictures to calibrate on, to refine on and to judge by.
 
         Raises:
-            ValueError: If there is no cascade or no data, or ranks do not each hold the network.
+            ValueError: If there is no cascade or no data, or the strategy is another than auto, ddp or sharded.
         """
         if datamodule is None:
             raise ValueError("compress needs data to judge by; give --data")
         if not self._compressors():
             raise ValueError("compress needs a cascade; give --cascade or a callback with on_compress")
-        if not isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy):
+        if not isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy | Sharded):
             raise ValueError(
-                "compress needs the whole network on each rank: expected trainer.strategy auto or ddp, "
+                "compress needs to know where the network is: expected trainer.strategy auto, ddp or sharded, "
                 f"got {type(self.strategy).__name__}"
             )
-        if isinstance(self.strategy, DDPStrategy):
+        if isinstance(self.strategy, DDPStrategy | Sharded):
             self.strategy._timeout = max(self.strategy._timeout or timedelta(0), _COLLECTIVE_TIMEOUT)
         self.state.fn = (
             TrainerFn.VALIDATING
         )  # the closest that Lightning has: no gradients, no loop of its own
         self.state.status = TrainerStatus.RUNNING
+        self.compressing = True
         call._call_and_handle_interrupt(self, self._compress, model, datamodule)
         self.state.status = TrainerStatus.FINISHED
 

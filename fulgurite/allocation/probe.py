@@ -6,6 +6,7 @@ batches -> network -> reference outputs (kept while they are small)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ class Probe:
         self._offsets = offsets or {}
         self._room = kept_bytes
         self._references: dict[int, Any] = {}
+        self._seen = 0
 
     @torch.no_grad()
     def losses(self, name: str, replacement: Tensor) -> list[float]:
@@ -57,28 +59,43 @@ class Probe:
         Raises:
             KeyError: If the network has no parameter of that name.
         """
-        parameter = self._parameters[name]
-        exact = parameter.detach().clone()
         if name in self._offsets:
             replacement = replacement + self._offsets[name]
-        found = []
-        for index, batch in enumerate(self._batches):
-            reference = self._reference(index, batch)
-            parameter.copy_(replacement)
+        exact = self._read(name)
+        self._keep_references()
+        found = [math.nan] * len(self._batches)
+        alone = [[index] for index in range(len(found)) if index not in self._references]
+        for group in [list(self._references), *alone] if self._references else alone:
+            references = [self._reference(index) for index in group]
+            self._write(name, replacement)  # seldom: of a network in parts it takes all processes
             try:
-                found.append(float(self._divergence(self._network(**batch), reference, batch)))
+                for index, reference in zip(group, references, strict=True):
+                    batch = self._batches[index]
+                    found[index] = float(self._divergence(self._network(**batch), reference, batch))
             finally:
-                parameter.copy_(exact)
+                self._write(name, exact)
         return found
 
-    def _reference(self, index: int, batch: Mapping[str, Tensor]) -> Any:
+    def _read(self, name: str) -> Tensor:
+        """A copy of a parameter."""
+        return self._parameters[name].detach().clone()
+
+    def _write(self, name: str, value: Tensor) -> None:
+        self._parameters[name].copy_(value)
+
+    def _keep_references(self) -> None:
+        """The reference outputs that there is room for; the others are computed anew for each weight."""
+        for index in range(self._seen, len(self._batches)):
+            outputs = self._reference(index)
+            if (size := _num_bytes(outputs)) <= self._room:
+                self._room -= size
+                self._references[index] = outputs
+        self._seen = len(self._batches)
+
+    def _reference(self, index: int) -> Any:
         if index in self._references:
             return self._references[index]
-        outputs = _comparable(self._network(**batch))
-        if (size := _num_bytes(outputs)) <= self._room:
-            self._room -= size
-            self._references[index] = outputs
-        return outputs
+        return _comparable(self._network(**self._batches[index]))
 
 
 def _comparable(outputs: Any) -> Any:

@@ -5,6 +5,9 @@
 
 Floating-point sums depend on their order: so it is that of the chunks, whoever makes them, and one process takes the
 same way alone. A chunk is sent when it is whole: a process holds the sums of one of them, and rank 0 the totals.
+
+Processes that share out a network itself make every call together: where one has a batch more in its chunk, the others
+make idle calls, which nothing is summed of.
 """
 
 from __future__ import annotations
@@ -52,10 +55,12 @@ class Share:
     Args:
         rank: This process. Rank 0 gets the result.
         world_size: Number of processes; all must call with the same network, batches and settings.
+        in_step: The network is in parts on all processes, which must call it equally often.
     """
 
     rank: int = 0
     world_size: int = 1
+    in_step: bool = False
 
     def add_up(self, sums: Sequence[Sums], totals: Sequence[Sums]) -> None:
         """Take a chunk's sums of each layer and add them to rank 0's totals, in the order of ranks."""
@@ -124,6 +129,8 @@ class Batches:
         self._share = share
         self._kept: list[list[Batch]] | None = None
         self._done = 0
+        self.idle = False
+        """The present batch is another process's turn, and nothing of it counts."""
 
     def chunks(self) -> Iterator[tuple[int, Iterator[Batch]]]:
         """The number of a chunk and its batches, as often as rank 0 has one; there may be none in the last.
@@ -133,13 +140,18 @@ class Batches:
         """
         kept = self._keep()
         for chunk in range(self._share.rank, self._rounds * self._share.world_size, self._share.world_size):
-            yield chunk, self._moved(kept[chunk] if chunk < CHUNKS else [])
+            own = kept[chunk] if chunk < CHUNKS else []
+            first = chunk - self._share.rank  # of this round: none of it has more batches
+            waiting = self._size(first) - len(own) if self._share.in_step else 0
+            yield chunk, self._moved(own, waiting)
 
     def _keep(self) -> list[list[Batch]]:
         if self._kept is None:
             self._kept = [[] for _ in range(CHUNKS)]
             count = 0
             for batch in self._batches:
+                if count == 0:
+                    self._spare = batch
                 chunk = count % CHUNKS
                 if chunk % self._share.world_size == self._share.rank:
                     self._kept[chunk].append(batch)
@@ -148,18 +160,30 @@ class Batches:
                 raise ValueError(
                     "calibration needs at least one batch, got none: is the training text too short?"
                 )
+            self._count = count
             self._rounds = -(-min(count, CHUNKS) // self._share.world_size)
         return self._kept
 
-    def _moved(self, chunk: Sequence[Batch]) -> Iterator[Batch]:
+    def _size(self, chunk: int) -> int:
+        """Batches of a chunk."""
+        return len(range(chunk, self._count, CHUNKS))
+
+    def _moved(self, chunk: Sequence[Batch], waiting: int) -> Iterator[Batch]:
         for batch in chunk:
-            yield {
-                key: value.to(self._device) if isinstance(value, Tensor) else value
-                for key, value in batch.items()
-            }
+            yield self._on_device(batch)
             self._done += 1
             if self._progress is not None:
                 self._progress(self._done)
+        self.idle = True
+        for _ in range(waiting):
+            yield self._on_device(self._spare)
+        self.idle = False
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return {
+            key: value.to(self._device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
 
 
 def _put(taken: Sequence[Moments | None], totals: Sequence[Sums]) -> None:

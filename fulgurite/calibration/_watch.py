@@ -9,27 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fulgurite.calibration._shares import Batches
 from fulgurite.calibration._sums import FisherSums, InputSums
 
 
 @contextmanager
-def watch_inputs(sums: Mapping[nn.Module, InputSums]) -> Iterator[Callable[[Tensor | None], None]]:
-    """Add up layers' inputs; gives a function that takes the ``attention_mask`` of the next batch."""
+def watch_inputs(
+    sums: Mapping[nn.Module, InputSums], batches: Batches
+) -> Iterator[Callable[[Tensor | None], None]]:
+    """Add up layers' inputs, unless a batch is idle; gives a function that takes a batch's ``attention_mask``."""
     mask: list[Tensor | None] = [None]
 
     def see_mask(now: Tensor | None) -> None:
         mask[0] = now.bool().flatten() if now is not None and now.dim() == 2 else None
 
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sums[layer].add(_input_of(args, kwargs), mask[0])
+        if not batches.idle:
+            sums[layer].add(_input_of(args, kwargs), mask[0])
 
     with _removed([layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in sums]):
         yield see_mask
 
 
 @contextmanager
-def watch_gradients(sums: Mapping[nn.Module, FisherSums], overwritten: set[nn.Module]) -> Iterator[None]:
-    """Add up layers' inputs together with the gradients of their outputs, in the backward pass.
+def watch_gradients(
+    sums: Mapping[nn.Module, FisherSums], overwritten: set[nn.Module], batches: Batches
+) -> Iterator[None]:
+    """Add up layers' inputs together with the gradients of their outputs, in the backward pass; of none that is idle.
 
     The network's parameters may be frozen: the graph starts at the first watched layer, and holds no more than
     gradients of activations. A layer whose input is changed in place before the backward pass cannot be summed;
@@ -44,6 +50,8 @@ def watch_gradients(sums: Mapping[nn.Module, FisherSums], overwritten: set[nn.Mo
             output = output.detach().requires_grad_().clone()
 
         def receive(gradient: Tensor) -> None:
+            if batches.idle:
+                return
             if inputs._version == version:
                 sums[layer].add(inputs, gradient)
             else:

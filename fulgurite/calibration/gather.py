@@ -24,6 +24,7 @@ Differs from the paper:
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -63,6 +64,7 @@ def gather_metrics(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     share: Share = Share(),  # noqa: B008 (frozen)
+    room: int | None = None,
 ) -> dict[str, Metric]:
     """Run the network over the batches and gather the metric of each named weight.
 
@@ -101,11 +103,13 @@ def gather_metrics(
         seed: Of what is drawn.
         progress: Called with the number of batches done after each; a second pass counts on.
         share: This process among those that gather together; the metrics have the same bits for any number.
+        room: Bytes that sums may take on the network's device, those of one weight at least. Where all would take
+            more, weights are done in groups, each with passes of its own. Without a limit all are done at once.
 
     Returns:
-        The metrics on the network's device by name; tied names hold one. Of several processes the first has them,
-        the others get none. Biases, norms and other vectors have
-        none, and under ``identity`` no weight has.
+        The metrics by name, tied names hold one; on the network's device, or of several groups on the CPU. Of several
+        processes the first has them, the others get none. Biases, norms and other vectors have none, and under
+        ``identity`` no weight has.
 
     Raises:
         ValueError: If a name is no parameter, the kind is unknown, or there is no batch though a weight needs one.
@@ -120,23 +124,58 @@ def gather_metrics(
     matrices = [name for name in names if parameters[name].dim() >= 2]
     if kind == "identity" or not matrices:
         return {}
-    wanted = {parameters[name] for name in matrices}
     shared = Batches(batches, _device(network), progress, share)
+    sampled = _Sampled(sampled_loss, count_places, seed)
+    groups = _groups([parameters[name] for name in matrices], share.agree(room))
+    found: dict[Tensor, Metric] = {}
+    for group in groups:
+        metrics = _gathered(network, shared, group, kind, sampled, text_mask, share)
+        found |= metrics if len(groups) == 1 else {weight: _on_cpu(each) for weight, each in metrics.items()}
+    return {name: found[parameters[name]] for name in matrices} if share.rank == 0 else {}
+
+
+def _groups(weights: Iterable[Tensor], room: int | None) -> list[dict[Tensor, None]]:
+    """Weights in their order, as many together as there is room for the sums of."""
+    groups: list[dict[Tensor, None]] = []
+    left = 0.0
+    for weight in dict.fromkeys(weights):
+        columns = weight.shape[1:].numel()
+        size = 2 * 4 * (columns**2 + len(weight))  # float32, of a chunk and in all
+        if not groups or left < size:
+            groups.append({})
+            left = math.inf if room is None else room
+        groups[-1][weight] = None
+        left -= size
+    return groups
+
+
+def _on_cpu(metric: Metric) -> Metric:
+    hessian, rows = (None if side is None else side.cpu() for side in (metric.hessian, metric.row_weight))
+    return replace(metric, hessian=hessian, row_weight=rows)
+
+
+def _gathered(
+    network: nn.Module,
+    batches: Batches,
+    wanted: Collection[Tensor],
+    kind: MetricKind,
+    sampled: _Sampled,
+    text_mask: Callable[[Batch], Tensor | None],
+    share: Share,
+) -> dict[Tensor, Metric]:
+    """The metrics of some weights; rank 0 has them."""
     reasons: dict[Tensor, str] = {}
     found: dict[Tensor, Metric] = {}
     if kind == "kl":
-        sampled = _Sampled(sampled_loss, count_places, seed)
-        _sort(_fisher(network, shared, wanted, sampled, share), found, reasons, "kl")
-    missing = share.agree([name for name in matrices if parameters[name] not in found])
+        _sort(_fisher(network, batches, wanted, sampled, share), found, reasons, "kl")
+    missing = share.agree([place for place, weight in enumerate(wanted) if weight not in found])
     if missing:
-        weights = {parameters[name] for name in missing}
-        _sort(_inputs(network, shared, weights, text_mask, share), found, reasons, "input")
-    if share.rank > 0:
-        return {}
+        weights = [weight for place, weight in enumerate(wanted) if place in missing]
+        _sort(_inputs(network, batches, weights, text_mask, share), found, reasons, "input")
     for weight in wanted:
         found.setdefault(weight, Metric())
         found[weight] = replace(found[weight], fallback=reasons.get(weight, ""))
-    return {name: found[parameters[name]] for name in matrices}
+    return found
 
 
 def _sort(outcome: Found, found: dict[Tensor, Metric], reasons: dict[Tensor, str], kind: MetricKind) -> None:
@@ -160,7 +199,7 @@ def _inputs(
     layers = _layers_of(network, wanted)
     sums, totals = ({layer: InputSums(layer) for layer in layers} for _ in range(2))
     for _, chunk in batches.chunks() if layers else ():
-        with watch_inputs(sums) as see_mask, _calls(sums), evaluating(network), torch.no_grad():
+        with watch_inputs(sums, batches) as see_mask, _calls(sums), evaluating(network), torch.no_grad():
             for batch in chunk:
                 see_mask(text_mask(batch))
                 network(**batch)
@@ -193,10 +232,11 @@ def _fisher(
     places = 0
     for number, chunk in batches.chunks() if layers else ():
         generator = torch.Generator().manual_seed(sampled.seed * CHUNKS + number)  # whoever draws for it
-        with watch_gradients(sums, overwritten), _calls(sums), evaluating(network), frozen(network):
+        watching = watch_gradients(sums, overwritten, batches)
+        with watching, _calls(sums), evaluating(network), frozen(network):
             for batch in chunk:
                 loss = sampled.loss(network, batch, generator)
-                places += sampled.count_places(batch)
+                places += 0 if batches.idle else sampled.count_places(batch)
                 if loss.requires_grad:  # or none of the layers was reached, which their sums will tell
                     torch.autograd.backward(loss)
         share.add_up(list(sums.values()), list(totals.values()))
@@ -223,7 +263,8 @@ def _judged(metric: Metric | str, *, known: bool) -> Metric | str:
 
 def _layers_of(network: nn.Module, wanted: Collection[Tensor]) -> list[nn.Module]:
     layers = [*network.modules(), *fused_layers(network)]
-    return [layer for layer in layers if is_known(layer) and layer.weight in wanted]
+    known = set(wanted)
+    return [layer for layer in layers if is_known(layer) and layer.weight in known]
 
 
 def _calls(layers: Iterable[nn.Module]) -> AbstractContextManager[None]:
