@@ -92,7 +92,13 @@ class CascadeRun:
             self.folder.release()
 
     def _execute(self) -> None:
-        self.devices = devices_of(self.trainer, self._module, self.cascade.stages, lambda: self.network)
+        self.devices = devices_of(
+            self.trainer,
+            self._module,
+            self.cascade.stages,
+            lambda: self.network,
+            based=self.cascade.base is not None,
+        )
         self.reference = self.subject = Subject.of(self._module, self.devices.home)
         check_finite(self.parameters)
         if self.cascade.base is not None:

@@ -28,6 +28,7 @@ from callbacks.stages.stage import Stage
 from callbacks.stages.structure import StructuralStage
 from fulgurite.allocation import Probe
 from fulgurite.artifact.loading import load
+from fulgurite.artifact.reader import Artifact
 from lightning_modules.language_compression import LanguageCompression
 from lightning_modules.sharded import Sharded, spread, write_parameter
 
@@ -147,7 +148,10 @@ class AllDevices:
 
     def everywhere(self, source: Source) -> Any:
         """The network as all ranks call it."""
-        return spread(load(source) if isinstance(source, Path) else source, self._strategy)
+        if not isinstance(source, Path):
+            return spread(source, self._strategy)
+        # no process decodes more than a weight at a time: what else the artefact has is the network's own
+        return spread(self._network(), self._strategy, Artifact(source).decode)
 
     # what all ranks do, rank 0 by itself and the others by its order
 
@@ -287,7 +291,12 @@ class LedProbe(Probe):
 
 
 def devices_of(
-    trainer: Trainer, module: Any, stages: Mapping[str, Stage], network: Callable[[], nn.Module]
+    trainer: Trainer,
+    module: Any,
+    stages: Mapping[str, Stage],
+    network: Callable[[], nn.Module],
+    *,
+    based: bool = False,
 ) -> Devices:
     """Where the networks of a run compute, by the trainer's strategy.
 
@@ -296,6 +305,7 @@ def devices_of(
         module: Whose network it is.
         stages: Of the cascade, by name.
         network: The network that stages work on.
+        based: Whether what is coded are differences from another network.
 
     Raises:
         ValueError: If the network is to be in parts, and there is no way to compute with it so.
@@ -304,6 +314,8 @@ def devices_of(
     if not isinstance(strategy, Sharded):
         return OneDevice(strategy.root_device, trainer.global_rank)
     key = "trainer.strategy: sharded"
+    if based:
+        raise ValueError(f"{key} does not code differences; expected no cascade.base")
     if not isinstance(module, LanguageCompression):
         raise ValueError(f"{key} takes a LanguageModel, got a {type(module).__name__}; expected auto or ddp")
     for name, stage in stages.items():

@@ -13,6 +13,7 @@ https://pytorch.org/docs/stable/distributed.fsdp.fully_shard.html describes, thr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -91,7 +92,7 @@ def shard(network: nn.Module, strategy: Sharded) -> None:
     fully_shard(network, mesh=mesh)
 
 
-def spread(network: nn.Module, strategy: Sharded) -> nn.Module:
+def spread(network: nn.Module, strategy: Sharded, weight: Callable[[str], Tensor] | None = None) -> nn.Module:
     """A copy to be called, not trained, of which each process has its parts on its device.
 
     Whoever calls it needs all other processes to call it at the same time, with inputs of their own. No device ever
@@ -100,6 +101,7 @@ def spread(network: nn.Module, strategy: Sharded) -> nn.Module:
     Args:
         network: With the same weights in the memory of every process; left as it is.
         strategy: Whose processes there are already.
+        weight: Gives the copy's parameters by name, one at a time; by default those of the network.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -120,7 +122,7 @@ def spread(network: nn.Module, strategy: Sharded) -> nn.Module:
         copy.get_buffer(name).copy_(buffer)
     wholes = dict(network.named_parameters())
     for name, parameter in copy.named_parameters():
-        write_parameter(parameter, wholes[name])
+        write_parameter(parameter, wholes[name] if weight is None else weight(name))
     return copy.eval()
 
 

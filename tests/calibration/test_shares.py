@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.calibration import Metric, MetricKind, Share, gather_metrics
+from fulgurite.calibration._shares import Batches
 
 
 class Network(nn.Module):
@@ -98,3 +99,44 @@ def test_the_sum_is_that_of_all_batches() -> None:
     )["embedding.weight"]
     torch.testing.assert_close(found.hessian, whole.hessian)
     torch.testing.assert_close(found.row_weight, whole.row_weight)
+
+
+@pytest.mark.parametrize("kind", ["input", "kl"])
+def test_with_little_room_weights_are_done_in_groups_to_the_same_bits(kind: MetricKind) -> None:
+    calls: list[int] = []
+    torch.manual_seed(0)
+    network = Network()
+    batches = [{"input_ids": torch.randint(10, (3, 7))} for _ in range(3)]
+    batches[1]["input_ids"][0, 0] = 0
+    names = ["embedding.weight", "rare.weight"]
+    at_once = gather_metrics(network, batches, names, kind)
+    groups = gather_metrics(network, batches, names, kind, room=1, progress=calls.append)
+    assert len(calls) == 2 * 3, "a pass over the batches for each of the two"
+    for name, metric in at_once.items():
+        assert groups[name].kind == metric.kind
+        for one, other in (
+            (groups[name].hessian, metric.hessian),
+            (groups[name].row_weight, metric.row_weight),
+        ):
+            assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8, 11])
+@pytest.mark.parametrize("count", [1, 5, 8, 13, 17])
+def test_in_step_all_processes_make_as_many_calls_and_count_each_batch_once(ranks: int, count: int) -> None:
+    batches = [{"place": torch.tensor(place)} for place in range(count)]
+    rounds: list[list[int]] = []
+    counted: list[int] = []
+    for rank in range(ranks):
+        own = Batches(batches, torch.device("cpu"), None, Share(rank, ranks, in_step=True))
+        sizes = []
+        for _, chunk in own.chunks():
+            size = 0
+            for batch in chunk:
+                size += 1
+                if not own.idle:
+                    counted.append(int(batch["place"]))
+            sizes.append(size)
+        rounds.append(sizes)
+    assert all(sizes == rounds[0] for sizes in rounds)
+    assert sorted(counted) == list(range(count))

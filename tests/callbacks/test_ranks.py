@@ -15,11 +15,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from fulgurite.artifact.files import sha256_folder
 from fulgurite.cli.main import main
+from fulgurite.evaluation.evaluation import Evaluation
 from fulgurite.reporting.record import read_record
 
 STAGE = {
@@ -48,9 +50,9 @@ def recipe(small_data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     model: dict[str, Any] = {"class_path": "lightning_modules.LanguageModel"}
     trainer = {"accelerator": "cpu", "enable_progress_bar": False}
     fit = {
-        "model": {**model, "init_args": {"config": config}},
+        "model": {**model, "init_args": {"config": config, "learning_rate": 0.01}},
         "data": trained,
-        "trainer": {**trainer, "max_steps": 2, "limit_val_batches": 0},
+        "trainer": {**trainer, "max_steps": 150, "limit_val_batches": 0},
     }
     (folder / "fit.yaml").write_text(yaml.safe_dump(fit, sort_keys=False))
     assert main(["fit", "--config", str(folder / "fit.yaml"), "--output_dir", str(folder / "fit")]) == 0
@@ -65,7 +67,9 @@ def recipe(small_data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-def start(ranks: int, command: Callable[[int], list[str]], place: Path) -> list[BaseProcess]:
+def start(
+    ranks: int, command: Callable[[int], list[str]], place: Path, strategy: str = "ddp"
+) -> list[BaseProcess]:
     """Fork the ranks of a run as torchrun and srun start them; each prints to a file of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -84,7 +88,7 @@ def start(ranks: int, command: Callable[[int], list[str]], place: Path) -> list[
         if ranks > 1:
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
             os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-            given += ["--trainer.devices", str(ranks), "--trainer.strategy", "ddp"]
+            given += ["--trainer.devices", str(ranks), "--trainer.strategy", strategy]
         status = main(given)
         sys.stdout.flush()
         os._exit(status)
@@ -120,13 +124,13 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return coded(place / "run")
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize(("killed", "strategy"), [(0, "ddp"), (1, "ddp"), (0, "sharded"), (1, "sharded")])
 def test_when_a_rank_is_killed_the_other_says_so_and_the_next_start_goes_on(
-    recipe: Path, alone: str, killed: int, tmp_path: Path
+    recipe: Path, alone: str, killed: int, strategy: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     command = ["compress", "--config", str(recipe), "--output_dir", str(folder)]
-    processes = start(2, lambda rank: list(command), tmp_path)
+    processes = start(2, lambda rank: list(command), tmp_path, strategy)
     while not (folder / "stages").exists():  # from now on both gather, then both encode
         assert all(process.is_alive() for process in processes), finish(processes, tmp_path)
         time.sleep(0.01)
@@ -149,6 +153,46 @@ def test_four_processes_make_the_bytes_of_one(recipe: Path, alone: str, tmp_path
     ended = finish(start(4, lambda rank: list(command), tmp_path), tmp_path)
     assert {status for status, _ in ended} <= {0, 3}, ended
     assert coded(folder) == alone
+
+
+@pytest.fixture(scope="module")
+def thorough(recipe: Path) -> Path:
+    """With all that a cascade asks of a network: slopes, scores by looks, samples."""
+    settings = yaml.safe_load(recipe.read_text())
+    codecs = [
+        {"class_path": "UniformCodec", "init_args": {"bits": bits, "group_size": 16}} for bits in (3, 8)
+    ]
+    limit = {"bits_per_weight": 7.0, "probe_windows": 4, "candidates": codecs}
+    allocated = {**STAGE, "allocate": limit, "source": "previous", "min_retention": 0.01, "codec": codecs[0]}
+    settings["cascade"] |= {
+        "stages": {"first": {**STAGE, "min_retention": 0.01}, "rounded": allocated},
+        "gate": {"looks": 2, "stage_retention": [0.01], "cumulative": 0.01, "floor": 0.01},
+        "prompts": ["import"],
+        "report": True,
+    }
+    path = recipe.with_name("thorough.yaml")
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def test_a_network_in_parts_comes_to_what_a_whole_one_does(thorough: Path, tmp_path: Path) -> None:
+    folders = {"whole": tmp_path / "whole", "parts": tmp_path / "parts"}
+    for name, count in (("whole", 1), ("parts", 3)):
+        own = ["--output_dir", str(folders[name]), "--cascade.cache_dir", str(tmp_path / f"{name}-scores")]
+        command = ["compress", "--config", str(thorough), *own]
+        for status, said in finish(start(count, lambda rank: list(command), tmp_path, "sharded"), tmp_path):  # noqa: B023
+            assert status in (0, 3), said
+    assert coded(folders["parts"]) == coded(folders["whole"])
+    whole, parts = read_record(folders["whole"]), read_record(folders["parts"])
+    assert parts["samples"] == whole["samples"]
+    assert parts["level"] == whole["level"]
+    scores = [
+        Evaluation.load(folder / "stages" / "rounded" / "try-1" / "scores.npz").measures
+        for folder in folders.values()
+    ]
+    for one, other in zip(*scores, strict=True):
+        np.testing.assert_allclose(other.items, one.items, rtol=1e-5)
+    assert "latency is not measured: the network is shared out over several devices" in parts["notes"]
 
 
 def test_a_rank_with_another_recipe_ends_the_run_on_all_of_them(recipe: Path, tmp_path: Path) -> None:

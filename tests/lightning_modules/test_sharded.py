@@ -24,7 +24,9 @@ import torch
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.strategies import DDPStrategy
 
+from fulgurite.models import load_causal_lm
 from lightning_modules import LanguageModel, Sharded
+from lightning_modules.sharded import spread, write_parameter
 from lightning_modules.trainer import Trainer
 
 folder = Path(sys.argv[1])
@@ -75,6 +77,15 @@ if __name__ == "__main__":
     fit("sharded", Sharded(process_group_backend="gloo"), 6)
     trainer = fit("begun", Sharded(process_group_backend="gloo"), 3)
     trainer.save_checkpoint(folder / "begun.ckpt")
+    network = load_causal_lm(folder / "sharded").requires_grad_(False)
+    parts = spread(network, trainer.strategy)
+    tokens = torch.randint(0, 96, (2, 9), generator=torch.Generator().manual_seed(RANK))  # each its own
+    told = {"held": sum(p.to_local().numel() for p in parts.parameters())}
+    with torch.no_grad():
+        told["same"] = torch.equal(parts(input_ids=tokens).logits, network(input_ids=tokens).logits)
+        write_parameter(parts.model.norm.weight, torch.zeros(32))
+        told["written"] = bool((parts(input_ids=tokens).logits == 0).all())
+    (folder / f"spread-{RANK}.json").write_text(json.dumps(told))
     fit("resumed", Sharded(process_group_backend="gloo"), 6, ckpt=folder / "begun.ckpt")
     try:
         Trainer(
@@ -127,6 +138,13 @@ def test_each_process_holds_its_part(folder: Path) -> None:
     (first, second), (other, _) = [[each["held"] for each in told[name]] for name in ("sharded", "ddp")]
     assert first + second == other
     assert max(first, second) < 0.52 * other
+
+
+def test_a_copy_in_parts_answers_as_the_whole_network(folder: Path) -> None:
+    told = [json.loads((folder / f"spread-{rank}.json").read_text()) for rank in (0, 1)]
+    assert all(each["same"] and each["written"] for each in told), told
+    assert sum(each["held"] for each in told) == json.loads((folder / "ddp-0.json").read_text())["held"]
+    assert abs(told[0]["held"] - told[1]["held"]) < 0.04 * told[0]["held"]
 
 
 def test_a_resumed_training_is_an_uninterrupted_one(folder: Path) -> None:
