@@ -35,7 +35,7 @@ TITLES = {
     "powersgd4": "PyTorch's PowerSGD, rank 4",
     "powersgd1": "PyTorch's PowerSGD, rank 1",
     "adaptive8": "`adaptive`, target 8.5",
-    **{f"adaptive{target}": f"`adaptive`, target {target}" for target in (10, 20, 50, 200)},
+    **{f"adaptive{target}": f"`adaptive`, target {target}" for target in (10, 12, 20, 50, 200, 300)},
 }
 
 HEAD = """\

@@ -266,7 +266,7 @@ def _from_hub(hub: Sequence[str], splits: Sequence[str]) -> dict[str, Any]:
 
     if not hub:
         raise BenchmarkDataError(
-            "this benchmark is read from a folder: expected --bench_data DIR, found none"
+            f"this benchmark is read from a folder: expected {_FOLDER}, found none"
         )
     try:
         loaded = load_dataset(*hub)
@@ -275,5 +275,5 @@ def _from_hub(hub: Sequence[str], splits: Sequence[str]) -> dict[str, Any]:
         reason = str(error).split("\n", 1)[0]
         raise BenchmarkDataError(
             f"{'/'.join(hub)} could not be read from the hub ({type(error).__name__}: {reason}); "
-            "give the folder of its files by --bench_data DIR"
+            f"give the folder of its files by {_FOLDER}"
         ) from error
