@@ -18,6 +18,7 @@ from fulgurite.evaluation.harness.text_items import cut_choices, cut_documents, 
 
 Row = dict[str, Any]
 
+_FOLDER = "--bench_data DIR (benchmarks.data_dir in a recipe)"
 _FOLDERS = ("", "bench", "text")  # a data folder may hold the benchmarks, or these beside others
 _KINDS: Mapping[str, type] = {"text": str, "list": list}
 _ONE_OF, _INDEX_OF, _NUMBER = "one of ", "the index of one of ", "number 1 to "
@@ -265,9 +266,7 @@ def _from_hub(hub: Sequence[str], splits: Sequence[str]) -> dict[str, Any]:
     from datasets import load_dataset
 
     if not hub:
-        raise BenchmarkDataError(
-            f"this benchmark is read from a folder: expected {_FOLDER}, found none"
-        )
+        raise BenchmarkDataError(f"this benchmark is read from a folder: expected {_FOLDER}, found none")
     try:
         loaded = load_dataset(*hub)
         return {split: loaded[split] for split in splits}

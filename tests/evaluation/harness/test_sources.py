@@ -154,7 +154,7 @@ def test_without_a_folder_the_hub_is_asked_and_its_refusal_told(monkeypatch: pyt
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(BenchmarkDataError, match="could not be read from the hub .* by --bench_data DIR"):
         rows(files={"test": "q/test*"}, fields={}, hub=["nobody-has/this-one"])
-    with pytest.raises(BenchmarkDataError, match="expected --bench_data DIR"):
+    with pytest.raises(BenchmarkDataError, match=r"expected --bench_data DIR \(benchmarks.data_dir"):
         rows(files={"test": "q/test*"}, fields={})
 
 
