@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from callbacks.devices import LedProbe
+from callbacks.all_devices import LedProbe
 from callbacks.stages.allocating import Decision
 from callbacks.stages.curves import measure_curves, read_curves
 from callbacks.stages.encoding import encoded_path, read_encoded

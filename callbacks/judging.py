@@ -118,13 +118,15 @@ def _refine(
             run.record.refined(name, loss, step)
 
         result = refine(
-            run.network,
+            run.devices.network(run.network),
             run.module,
             trainable,
             windows,
             settings,
             folder,
             base={} if run.subject.base is None else run.subject.base.weights,
+            reweighted=run.devices.reweighted(run.network),
+            device=run.devices.home,
             progress=advance,
             check=run.stop.check,
         )

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,14 @@ from lightning_modules.compressible import Objective
 from lightning_modules.latents import Latents
 
 _WARMUP_SHARE = 0.1
+
+Reweighted = Callable[[Mapping[str, Tensor], Mapping[str, Any]], Any]
+"""Calls a network with other weights, by name, and keyword arguments; gradients go to the weights."""
+
+
+def with_weights(network: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Any:
+    """Call a network with some of its weights replaced."""
+    return functional_call(network, dict(weights), args=(), kwargs=dict(inputs))
 
 
 class Refinement(LightningModule):
@@ -44,6 +53,7 @@ class Refinement(LightningModule):
         reassign_below: Bits per weight above which codes stay: many small steps leave nothing to win.
         latent_learning_rate: Step of the values behind the codes, relative as ``learning_rate`` is.
         base: What decoded weights are added to, by name; of deltas.
+        reweighted: Calls the network with decoded weights; by default where it is.
     """
 
     def __init__(
@@ -59,10 +69,12 @@ class Refinement(LightningModule):
         reassign_below: float = 2.5,
         latent_learning_rate: float = 1e-3,
         base: Mapping[str, Tensor] | None = None,
+        reweighted: Reweighted | None = None,
     ) -> None:
         super().__init__()
         expanded = {name: CODECS[entry.codec].expanded(entry) for name, entry in encoded.items()}
-        self._frozen = _Frozen(network, objective, dict(encoded), expanded, dict(base or {}))
+        reweighted = reweighted or partial(with_weights, network)
+        self._frozen = _Frozen(network, reweighted, objective, dict(encoded), expanded, dict(base or {}))
         self.learning_rate = learning_rate
         self.steps = steps
         self.temperature = temperature
@@ -109,7 +121,7 @@ class Refinement(LightningModule):
         network, objective = self._frozen.network, self._frozen.objective
         with torch.no_grad():
             reference = network(**batch)
-        outputs = functional_call(network, self.decoded(), args=(), kwargs=dict(batch))
+        outputs = self._frozen.reweighted(self.decoded(), batch)
         return objective.divergence(outputs, reference, batch, self.temperature)
 
     @override
@@ -144,6 +156,7 @@ class _Frozen:
     """What is not trained; not a submodule, so that checkpoints hold the trained parts alone."""
 
     network: nn.Module
+    reweighted: Reweighted
     objective: Objective
     encoded: dict[str, Encoded]
     expanded: dict[str, Encoded]

@@ -92,8 +92,14 @@ def shard(network: nn.Module, strategy: Sharded) -> None:
     fully_shard(network, mesh=mesh)
 
 
-def spread(network: nn.Module, strategy: Sharded, weight: Callable[[str], Tensor] | None = None) -> nn.Module:
-    """A copy to be called, not trained, of which each process has its parts on its device.
+def spread(
+    network: nn.Module,
+    strategy: Sharded,
+    weight: Callable[[str], Tensor] | None = None,
+    *,
+    trained: bool = False,
+) -> nn.Module:
+    """A copy of which each process has its parts on its device.
 
     Whoever calls it needs all other processes to call it at the same time, with inputs of their own. No device ever
     holds more than its parts, one block, and what belongs to no block.
@@ -102,12 +108,13 @@ def spread(network: nn.Module, strategy: Sharded, weight: Callable[[str], Tensor
         network: With the same weights in the memory of every process; left as it is.
         strategy: Whose processes there are already.
         weight: Gives the copy's parameters by name, one at a time; by default those of the network.
+        trained: Whether its parameters have gradients: each process those of its parts, the mean over all.
     """
     from torch.distributed.fsdp import fully_shard
 
     device = strategy.root_device
     known: dict[int, Any] = {
-        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=trained)
         for parameter in network.parameters()
     }
     copy = deepcopy(network, known | {id(buffer): buffer.to(device) for buffer in network.buffers()})

@@ -13,7 +13,7 @@ from callbacks.grokfast import Grokfast
 from callbacks.stages.quiet_fit import quiet_fit, steps_done
 from fulgurite.codecs import Encoded
 from lightning_modules.compressible import Objective
-from lightning_modules.refinement import Refinement, StepBatches
+from lightning_modules.refinement import Refinement, Reweighted, StepBatches
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,15 @@ def refine(
     folder: Path,
     *,
     base: Mapping[str, Tensor] | None = None,
+    reweighted: Reweighted | None = None,
+    device: torch.device | None = None,
     progress: Callable[[int, float], None] | None = None,
     check: Callable[[], None] | None = None,
 ) -> RefineResult:
     """Train the continuous parts of ``encoded`` and keep the result if it is better.
 
-    Runs on the network's device in this process, so the bytes do not depend on how many ranks there are.
+    What is trained lies in this process, so the bytes do not depend on how many ranks there are, but for those of a
+    network in parts.
 
     Args:
         network: The reference network.
@@ -102,6 +105,8 @@ def refine(
         settings: As the recipe gives them.
         folder: For checkpoints; emptied of them by the caller when the try is done.
         base: What decoded weights are added to, by name; of deltas.
+        reweighted: Calls the network with other weights; by default where it is.
+        device: Where the encoded weights are trained; by default that of the network.
         progress: Called with the step and its loss.
         check: Called after each step; what it raises ends the fit, with a checkpoint at that step.
 
@@ -111,7 +116,7 @@ def refine(
     held_out = min(settings.batch_size * 2, len(windows) // 2)
     if held_out < 1:
         raise ValueError(f"refinement needs at least 2 windows of text, got {len(windows)}")
-    device = next(network.parameters()).device
+    device = device or next(network.parameters()).device
     module = Refinement(
         network,
         objective,
@@ -123,6 +128,7 @@ def refine(
         reassign_below=settings.reassign_below,
         latent_learning_rate=settings.latent_learning_rate,
         base=base,
+        reweighted=reweighted,
     )
     judge = objective.as_batch(windows[-held_out:].to(device))
     with torch.no_grad():
@@ -152,7 +158,15 @@ def refine(
     )
     network.train(was_training)
     refined = module.result()
-    stored = Refinement(network, objective, refined, steps=1, temperature=settings.temperature, base=base)
+    stored = Refinement(
+        network,
+        objective,
+        refined,
+        steps=1,
+        temperature=settings.temperature,
+        base=base,
+        reweighted=reweighted,
+    )
     with torch.no_grad():
         loss_last = float(stored.divergence(judge))
     kept = loss_last < loss_first  # also false for NaN

@@ -11,7 +11,6 @@ from torch import nn
 from callbacks.devices import OneDevice, devices_of
 from callbacks.stages.repair import RepairStage
 from callbacks.stages.stage import Refine, Stage
-from fulgurite.codecs import UniformCodec
 from lightning_modules import LanguageModel, TextEncoder
 from lightning_modules.trainer import Trainer
 
@@ -27,16 +26,11 @@ def sharded() -> Trainer:
 @pytest.mark.parametrize(
     ("stages", "based", "said"),
     [
-        (
-            {"four": Stage(UniformCodec(bits=4), refine=Refine(steps=10))},
-            False,
-            r"expected cascade\.stages\.four\.refine\.steps 0, got 10",
-        ),
         ({"mend": RepairStage()}, False, r"cascade\.stages\.mend is a RepairStage"),
         ({"four": Stage()}, True, r"expected no cascade\.base"),
     ],
 )
-def test_what_takes_the_whole_network_is_refused(
+def test_what_has_no_way_in_parts_is_refused(
     sharded: Trainer, stages: dict[str, Stage], based: bool, said: str
 ) -> None:
     with pytest.raises(ValueError, match=f"trainer.strategy: sharded .*{said}"):

@@ -157,15 +157,16 @@ def test_four_processes_make_the_bytes_of_one(recipe: Path, alone: str, tmp_path
 
 @pytest.fixture(scope="module")
 def thorough(recipe: Path) -> Path:
-    """With all that a cascade asks of a network: slopes, scores by looks, samples."""
+    """With all that a cascade asks of a network: refinement, slopes, scores by looks, samples."""
     settings = yaml.safe_load(recipe.read_text())
     codecs = [
         {"class_path": "UniformCodec", "init_args": {"bits": bits, "group_size": 16}} for bits in (3, 8)
     ]
     limit = {"bits_per_weight": 7.0, "probe_windows": 4, "candidates": codecs}
     allocated = {**STAGE, "allocate": limit, "source": "previous", "min_retention": 0.01, "codec": codecs[0]}
+    refined = {"refine": {"steps": 4, "batch_size": 4, "reassign_every": 2, "reassign_below": 9}}
     settings["cascade"] |= {
-        "stages": {"first": {**STAGE, "min_retention": 0.01}, "rounded": allocated},
+        "stages": {"first": {**STAGE, **refined, "min_retention": 0.01}, "rounded": allocated},
         "gate": {"looks": 2, "stage_retention": [0.01], "cumulative": 0.01, "floor": 0.01},
         "prompts": ["import"],
         "report": True,
@@ -186,6 +187,10 @@ def test_a_network_in_parts_comes_to_what_a_whole_one_does(thorough: Path, tmp_p
     whole, parts = read_record(folders["whole"]), read_record(folders["parts"])
     assert parts["samples"] == whole["samples"]
     assert parts["level"] == whole["level"]
+    trained, other = (record["stages"][0]["tries"][0]["refine"] for record in (whole, parts))
+    assert other["steps"] == trained["steps"] == 4
+    assert other["loss_first"] == pytest.approx(trained["loss_first"], rel=1e-4)
+    assert other["loss_last"] == pytest.approx(trained["loss_last"], rel=1e-3)
     scores = [
         Evaluation.load(folder / "stages" / "rounded" / "try-1" / "scores.npz").measures
         for folder in folders.values()
