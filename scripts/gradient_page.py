@@ -35,7 +35,9 @@ TITLES = {
     "powersgd4": "PyTorch's PowerSGD, rank 4",
     "powersgd1": "PyTorch's PowerSGD, rank 1",
     "adaptive8": "`adaptive`, target 8.5",
-    **{f"adaptive{target}": f"`adaptive`, target {target}" for target in (10, 12, 20, 50, 200, 300)},
+    **{f"adaptive{target}": f"`adaptive`, target {target}" for target in (10, 12, 20, 50, 200)},
+    "adaptive7": "`adaptive`, target 7.5, 2 dense steps",
+    "adaptive300": "`adaptive`, target 300, 1 dense step",
 }
 
 HEAD = """\

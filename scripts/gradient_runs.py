@@ -27,6 +27,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "dense": {"method": "none"},
     "fp16": {"method": "fp16"},
     "adaptive8": {"method": "adaptive", "target": 8.5},
+    # five dense steps of eighty are half of the bytes that an eighth leaves
+    "adaptive7": {"method": "adaptive", "target": 7.5, "dense_steps": 2},
     "adaptive10": {"method": "adaptive", "target": 10.0},
     "adaptive12": {"method": "adaptive", "target": 12.0},
     "adaptive20": {"method": "adaptive", "target": 20.0},
@@ -144,7 +146,7 @@ TASKS = {
             seeds={
                 name: SEEDS if name in ("dense", "adaptive8", "adaptive10") else (0,)
                 for name in METHODS
-                if name != "adaptive12"
+                if name not in ("adaptive7", "adaptive12")
             },
             build=language_model,
             judge=loss_of_tokens,
@@ -157,7 +159,10 @@ TASKS = {
             ranks=2,
             steps=80,
             dense_steps=5,
-            seeds={"dense": SEEDS, "adaptive8": SEEDS, "adaptive12": SEEDS, "adaptive50": (0,), "fp16": (0,)},
+            seeds={
+                **dict.fromkeys(("dense", "adaptive7", "adaptive8", "adaptive12"), SEEDS),
+                **dict.fromkeys(("adaptive50", "fp16"), (0,)),
+            },
             build=emoji_clip,
             judge=loss_of_pairs,
         ),
