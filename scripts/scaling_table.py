@@ -1,5 +1,7 @@
 """Compress the same networks over 1, 2 and 4 processes: are the bytes the same, and what does each process do?
 
+With ``sharded`` a language model is in parts over two of them.
+
 python scripts/scaling_table.py --data ../shared/data --output docs/cluster.md
 
 Results are kept in --runs, one file a run: a second start goes on. The table replaces what stands between the two
@@ -23,7 +25,7 @@ from typing import Any
 
 import yaml
 
-PROCESSES = (1, 2, 4)
+PROCESSES = ((1, ""), (2, "ddp"), (4, "ddp"), (2, "sharded"))
 MARKS = ("<!-- scaling: by scripts/scaling_table.py -->", "<!-- end of scaling -->")
 
 
@@ -94,18 +96,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, recipe in networks(given.data).items():
         if given.only and name not in given.only:
             continue
-        for processes in PROCESSES:
-            if given.page and not (given.runs / f"{name}-{processes}" / "result.json").exists():
+        for processes, strategy in PROCESSES:
+            if strategy == "sharded" and "LanguageModel" not in recipe["model"]["class_path"]:
                 continue
-            results.append(measure(name, recipe, processes, given.runs))
+            folder = given.runs / f"{name}-{processes}{strategy}"
+            if given.page and not (folder / "result.json").exists():
+                continue
+            results.append(measure(name, recipe, processes, strategy, folder))
             print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     write(table(results), given.output)
     return 0
 
 
-def measure(name: str, recipe: dict[str, Any], processes: int, runs: Path) -> dict[str, Any]:
+def measure(name: str, recipe: dict[str, Any], processes: int, strategy: str, folder: Path) -> dict[str, Any]:
     """One compression over so many processes; from its file where it is known."""
-    folder = runs / f"{name}-{processes}"
     path = folder / "result.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
@@ -120,7 +124,10 @@ def measure(name: str, recipe: dict[str, Any], processes: int, runs: Path) -> di
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=_rank, args=(rank, processes, port, folder)) for rank in range(processes)]
+    ranks = [
+        context.Process(target=_rank, args=(rank, processes, strategy, port, folder))
+        for rank in range(processes)
+    ]
     begun = time.monotonic()
     for rank in ranks:
         rank.start()
@@ -134,6 +141,7 @@ def measure(name: str, recipe: dict[str, Any], processes: int, runs: Path) -> di
     result = {
         "network": name,
         "processes": processes,
+        "strategy": strategy,
         "num_bytes": record["artifact"]["num_bytes"],
         "sha256": record["artifact"]["sha256"],
         "encode_s": record["stages"][0]["tries"][0]["seconds"]["encode"],
@@ -146,7 +154,7 @@ def measure(name: str, recipe: dict[str, Any], processes: int, runs: Path) -> di
     return result
 
 
-def _rank(rank: int, processes: int, port: int, folder: Path) -> None:
+def _rank(rank: int, processes: int, strategy: str, port: int, folder: Path) -> None:
     """One process of a run, as a launcher starts it."""
     import torch
 
@@ -157,7 +165,7 @@ def _rank(rank: int, processes: int, port: int, folder: Path) -> None:
     if processes > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
         os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-        command += ["--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
+        command += ["--trainer.devices", str(processes), "--trainer.strategy", strategy]
     begun = time.process_time()
     status = fulgurite(command)
     (folder / f"cpu-{rank}.json").write_text(json.dumps(time.process_time() - begun))
@@ -168,12 +176,12 @@ def _rank(rank: int, processes: int, port: int, folder: Path) -> None:
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown, and what it was taken on."""
     lines = [
-        "| network | processes | bytes | checksum | CPU s of the busiest process |",
-        "| --- | --- | --- | --- | --- |",
+        "| network | processes | strategy | bytes | checksum | CPU s of the busiest process |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {each['network']} | {each['processes']} | {each['num_bytes']:,} | `{each['sha256'][:12]}` "
-        f"| {max(each['cpu_s']):.1f} |"
+        f"| {each['network']} | {each['processes']} | {each['strategy'] or '-'} | {each['num_bytes']:,} "
+        f"| `{each['sha256'][:12]}` | {max(each['cpu_s']):.1f} |"
         for each in results
     ]
     loads = ", ".join(f"{each['load']:.0f}" for each in results)
