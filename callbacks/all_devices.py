@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,8 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 from typing_extensions import override
 
+from callbacks.interrupt import RunStopped, StoppedAtOnce
+from callbacks.rank_work import own_work
 from fulgurite.allocation import Probe
 from fulgurite.artifact.reader import Artifact
 from lightning_modules.sharded import Sharded, spread, write_parameter
@@ -31,7 +34,7 @@ from lightning_modules.sharded import Sharded, spread, write_parameter
 
 @dataclass(frozen=True)
 class _Order:
-    """What rank 0 tells the others to do: a method of ``AllDevices``, none where they are done, and what to forget."""
+    """What rank 0 tells the others: a method of ``AllDevices``, or ``end`` and why; and what to forget."""
 
     what: str
     given: tuple[Any, ...] = ()
@@ -66,14 +69,17 @@ class AllDevices:
     def lead(self, work: Callable[[], None]) -> None:
         """Do it on rank 0, while the others do their parts of what it calls."""
         if self._rank > 0:
-            self._follow()
+            with own_work(self._rank):
+                self._follow()
             return
         try:
             work()
-        except ValueError:  # which a run may tell all ranks of: they must not wait for another order
-            self.tell("done")
+        except StoppedAtOnce:  # in the midst of something, maybe, which the others wait for the rest of
             raise
-        self.tell("done")
+        except (ValueError, RunStopped) as error:
+            self.tell("end", error)
+            raise
+        self.tell("end")
 
     def network(self, source: Path | nn.Module) -> LedNetwork:
         """The network as one that rank 0 alone calls."""
@@ -84,8 +90,13 @@ class AllDevices:
         """The network as rank 0 alone trains it."""
         return TrainedNetwork(self, self._told_to_hold("hold_trained"))
 
-    def everywhere(self, source: Path | nn.Module) -> Any:
+    @contextmanager
+    def everywhere(self, source: Path | nn.Module) -> Iterator[Any]:
         """The network as all ranks call it."""
+        yield self._spread(source)
+        gc.collect()
+
+    def _spread(self, source: Path | nn.Module) -> nn.Module:
         if not isinstance(source, Path):
             return spread(source, self._strategy)
         # no process decodes more than a weight at a time: what else the artefact has is the network's own
@@ -95,18 +106,14 @@ class AllDevices:
 
     def hold(self, number: int, folder: Path | None) -> None:
         """Make a network that later orders know by its number: an artefact's, or that which stages work on."""
-        self._held[number] = self.everywhere(folder or self._network())
+        self._held[number] = self._spread(folder or self._network())
 
     def hold_trained(self, number: int) -> None:
         """Make the network that stages work on one to be trained."""
         self._held[number] = spread(self._network(), self._strategy, trained=True)
 
     def call(self, number: int, inputs: Mapping[str, Any]) -> Any:
-        """Call a network with all rows of some inputs; rank 0 gets the outputs.
-
-        Raises:
-            ValueError: If tensors differ in how many rows they have.
-        """
+        """Call a network with all rows of some inputs; rank 0 gets the outputs."""
         own, rows = self._own_rows(inputs)
         # tensors of inference mode cannot be changed outside of it, and parts that are put together live on
         with torch.inference_mode(False), torch.no_grad():
@@ -178,6 +185,8 @@ class AllDevices:
     def tell(self, what: str, *given: Any) -> None:
         """Have the other ranks do something, which rank 0 then does by itself."""
         forget, self._unused[:] = list(self._unused), []
+        # a GPU's tensor would be unpacked on that GPU, by all
+        given = pytree.tree_map_only(Tensor, Tensor.cpu, given)
         distributed.broadcast_object_list([_Order(what, given, forget)], src=0)
         self._forget(forget)
 
@@ -192,7 +201,9 @@ class AllDevices:
             distributed.broadcast_object_list(received, src=0)
             order: _Order = received[0]
             self._forget(order.forget)
-            if order.what == "done":
+            if order.what == "end":
+                if order.given:
+                    raise order.given[0]
                 return
             getattr(self, order.what)(*order.given)
 
@@ -209,10 +220,7 @@ class AllDevices:
 
     def _own_rows(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """This rank's rows of some inputs, and how many there are of all."""
-        counts = {len(value) for value in inputs.values() if isinstance(value, Tensor)}
-        if len(counts) != 1:
-            raise ValueError(f"a network in parts takes inputs of as many rows each, got {sorted(counts)}")
-        rows = counts.pop()
+        rows = rows_of(inputs)
         each = self._share_of(rows)
         # where rows do not suffice for all, the last one is read again
         own = torch.arange(self._rank * each, (self._rank + 1) * each).clamp_max(rows - 1)
@@ -226,9 +234,12 @@ class AllDevices:
     def _joined(self, own: Tensor, rows: int) -> Tensor:
         """Every rank's rows on rank 0."""
         own = own.contiguous()
-        found = [torch.empty_like(own) for _ in range(self._ranks)] if self._rank == 0 else None
-        distributed.gather(own, found, dst=0)
-        return own if found is None else torch.cat(found)[:rows]
+        if self._rank > 0:
+            distributed.gather(own, dst=0)
+            return own
+        found = own.new_empty(self._ranks * len(own), *own.shape[1:])
+        distributed.gather(own, list(found.chunk(self._ranks)), dst=0)
+        return found[:rows]
 
     def _dealt(self, like: Tensor, whole: Tensor | None) -> Tensor:
         """This rank's rows of what rank 0 has whole; where rows do not suffice for all, zeros."""
@@ -263,6 +274,7 @@ class LedNetwork(nn.Module):
         # not a method: what asks for the signature sees the network's own, and nothing here refers to itself
         @functools.wraps(network.forward)
         def forward(**inputs: Any) -> Any:
+            rows_of(inputs)  # or the others would be told in vain
             return devices.tell_and_do("call", number, inputs)
 
         self.forward = forward
@@ -306,6 +318,7 @@ class TrainedNetwork:
             weights: By name.
             inputs: Keyword arguments of the network.
         """
+        rows_of(inputs)
         names, values = list(weights), list(weights.values())
         self._devices.tell("take", self._number, names)
         self._devices.take(self._number, names, values)
@@ -345,6 +358,21 @@ class LedProbe(Probe):
         self._network.write(name, value)
 
 
+def rows_of(inputs: Mapping[str, Any]) -> int:
+    """How many rows all tensors of some inputs have.
+
+    Raises:
+        ValueError: If they differ in it, or there is none.
+    """
+    counts = {len(value) for value in inputs.values() if isinstance(value, Tensor)}
+    if len(counts) != 1:
+        raise ValueError(f"a network in parts takes inputs of as many rows each, got {sorted(counts)}")
+    return counts.pop()
+
+
 def half_of_free(device: torch.device) -> int | None:
     """Bytes of a GPU's memory; ``None`` for another device."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()  # what PyTorch keeps for later is free too
+    return torch.cuda.mem_get_info(device)[0] // 2

@@ -21,6 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.allocation_run import AllocationRun
+from callbacks.calibration_run import stage_metrics
 from callbacks.console import Console
 from callbacks.delta_base import open_base
 from callbacks.devices import devices_of
@@ -32,11 +33,12 @@ from callbacks.judging import Made, judge
 from callbacks.level import Level
 from callbacks.rank_work import own_work, processes_before, stopped_together
 from callbacks.recommendation import recommend
+from callbacks.reference_run import measure_reference
 from callbacks.repair_run import repair_network
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
 from callbacks.stages.encoding import encode_weights, read_encoded
-from callbacks.stages.metric_file import METRICS_NAME, Metrics, write_metrics
+from callbacks.stages.metric_file import Metrics
 from callbacks.stages.repair import RepairStage
 from callbacks.stages.stage import Stage
 from callbacks.stages.structure import StructuralStage
@@ -46,11 +48,8 @@ from callbacks.time_budget import TimeBudget
 from fulgurite._hooks import network_class_name
 from fulgurite.artifact.manifest import Manifest, read_manifest
 from fulgurite.artifact.writer import write_artifact
-from fulgurite.calibration import Share, gather_metrics
 from fulgurite.codecs import Codec, Encoded
-from fulgurite.evaluation.cache import cached_result, reference_cache_key
 from fulgurite.evaluation.evaluation import Evaluation
-from fulgurite.evaluation.storage import StorageError
 from fulgurite.evaluation.verdict import Verdict
 from lightning_modules.compressible import Compressible, EvaluatesItems, introduce
 
@@ -119,7 +118,7 @@ class CascadeRun:
         self.console.header(self)
         if before not in (None, self.world_size):
             self._tell(f"processes: {self.world_size}, before {before}; the bytes do not depend on it")
-        reference = self._reference(fingerprint)
+        reference = measure_reference(self, fingerprint)
         self.plan = self.cascade.gate.plan(reference.measures)
         foreseen = foresee(self.cascade.gate, self.cascade.stages, self.plan)
         checks = self.cascade.checks
@@ -191,34 +190,6 @@ class CascadeRun:
         if failure:
             raise ValueError(failure)
         return resumed
-
-    # the reference
-
-    def _reference(self, fingerprint: str) -> Evaluation:
-        """The reference's scores: measured once for these weights, this data and these settings."""
-        key = reference_cache_key(
-            {
-                "format": 2,
-                "weights": fingerprint,
-                "data": str(self.data["sha256"]),
-                "device": self.device.type,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            }
-        )
-        path = self.folder.path / "reference.npz"
-
-        def measure() -> None:
-            if not _is_evaluation(path):
-                cache = Path(self.cascade.cache_dir) / "reference"
-                network = self.network
-                cached_result(
-                    cache, key, lambda: self.evaluate(self.devices.network(network), "reference")
-                ).save(path)
-
-        self.devices.lead(measure)
-        self.trainer.strategy.barrier("reference")
-        return Evaluation.load(path)
 
     def evaluate(self, network: Any, title: str, items: Sequence[int] | None = None) -> Evaluation:
         """Measure a network on the held-out data, or on some of its items, under a bar of this title."""
@@ -301,7 +272,7 @@ class CascadeRun:
         kind = type(self.network).__name__
         plan = stage.plan(self.parameters, key=f"cascade.stages.{name}", network=kind)
         ladders = stage.ladders(plan)
-        metrics = self._metrics(stage, ladders, level, folder)
+        metrics = stage_metrics(self, stage, ladders, level, folder)
         chosen = {weight: weights[weight] for weight in plan}
 
         def encode(codecs: Mapping[str, Codec]) -> None:
@@ -429,44 +400,6 @@ class CascadeRun:
                 )
             self.trainer.strategy.barrier("encoded")
 
-    def _metrics(
-        self, stage: Stage, ladders: Mapping[str, Sequence[Codec]], level: Level, folder: Path
-    ) -> Metrics:
-        """The metrics of the weights whose codecs use one; each rank gathers them over its share of the batches."""
-        wanted = [
-            name
-            for name, ladder in ladders.items()
-            if stage.allocate is not None or any(codec.uses_hessian for codec in ladder)
-        ]
-        if stage.metric == "identity" or not wanted:
-            return Metrics(None)
-        path = folder / METRICS_NAME
-        if self.trainer.strategy.broadcast(not path.exists()):
-            with self.console.calibrating() as progress, own_work(self.rank):
-
-                def advance(done: int) -> None:
-                    progress(done)
-                    self.stop.check()
-
-                found = gather_metrics(
-                    self.devices.everywhere(level.network(self.subject, stage.source)),
-                    self.module.calibration_batches(self.datamodule),
-                    wanted,
-                    stage.metric,
-                    sampled_loss=self.module.sampled_loss,
-                    count_places=self.module.count_places,
-                    text_mask=self.module.text_mask,
-                    progress=advance,
-                    share=Share(self.rank, self.world_size, self.devices.in_step),
-                    room=self.devices.room(),
-                )
-            if self.rank == 0:
-                write_metrics(path, found)
-        self.trainer.strategy.barrier("calibrated")
-        metrics = Metrics(path)
-        self.console.fallbacks(stage.metric, metrics.fallbacks)
-        return metrics
-
     def write(self, folder: Path, encoded: Mapping[str, Encoded]) -> Manifest:
         """Write the network as an artefact."""
         return write_artifact(
@@ -523,11 +456,3 @@ def bind(plan: Mapping[str, Codec], weights: Mapping[str, Tensor], metrics: Metr
         names = [name for name in plan if plan[name] == codec]
         bound |= codec.bind({name: weights[name] for name in names}, metrics.hessians, metrics.row_weights)
     return {name: bound[name] for name in plan}
-
-
-def _is_evaluation(path: Path) -> bool:
-    try:
-        Evaluation.load(path)
-    except (FileNotFoundError, StorageError):  # not measured yet, or cut by a crash
-        return False
-    return True

@@ -9,6 +9,7 @@ What rank 0 does with a network, such as scoring it, need not know which of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,8 +54,8 @@ class Devices(Protocol):
     def reweighted(self, network: nn.Module) -> Reweighted:
         """The network that stages work on, to be called and trained with other weights in the work of ``lead``."""
 
-    def everywhere(self, source: Source) -> Any:
-        """A network that each rank calls with inputs of its own, in step where that is asked for; all ranks call."""
+    def everywhere(self, source: Source) -> AbstractContextManager[Any]:
+        """A network that each rank calls with inputs of its own, in step where that is asked for; all ranks enter."""
 
 
 class OneDevice:
@@ -84,7 +85,9 @@ class OneDevice:
         """The network itself."""
         return load(source, device=self.home) if isinstance(source, Path) else source
 
-    everywhere = network
+    def everywhere(self, source: Source) -> AbstractContextManager[Any]:
+        """The network itself."""
+        return nullcontext(self.network(source))
 
     def reweighted(self, network: nn.Module) -> Reweighted:
         """A functional call."""
@@ -119,6 +122,8 @@ def devices_of(
         raise ValueError(f"{key} does not code differences; expected no cascade.base")
     if not isinstance(module, LanguageCompression):
         raise ValueError(f"{key} takes a LanguageModel, got a {type(module).__name__}; expected auto or ddp")
+    if any(hasattr(parameter, "to_local") for parameter in module.network.parameters()):
+        raise ValueError(f"{key}: the network is in parts of a fit; expected one that is loaded for compress")
     for name, stage in stages.items():
         if isinstance(stage, StructuralStage | RepairStage):
             raise ValueError(

@@ -14,6 +14,10 @@ class RunStopped(Exception):
     """The user or the cluster asked the run to stop; what is finished is on disk."""
 
 
+class StoppedAtOnce(RunStopped):
+    """It was asked to stop a second time: this may be within a piece of work."""
+
+
 class StopOnSignal:
     """Turn the first Ctrl-C or SIGTERM into a request that ``check`` answers; the second acts at once.
 
@@ -48,4 +52,4 @@ class StopOnSignal:
         signal.signal(number, self._at_once)
 
     def _at_once(self, number: int, frame: FrameType | None) -> None:
-        raise RunStopped("stopped at once")
+        raise StoppedAtOnce("stopped at once")

@@ -63,7 +63,7 @@ def judge(
     seconds["refine"] = time.monotonic() - clock
     clock = time.monotonic()
     manifest, encoded = _write_within(run, folder / "artifact", name, made, encoded)
-    compressed = run.devices.network(folder / "artifact")  # as a user gets it
+    compressed = run.devices.network(folder / "artifact")  # from the file, as a user gets it
     evaluation, verdict, looks = evaluate_and_decide(run, compressed, name, index, stage, level)
     evaluation.save(folder / "scores.npz")
     verdict, checks = check_behaviour(run, evaluation, index, verdict)

@@ -123,7 +123,7 @@ def spread(
         fully_shard(block, mesh=mesh)
     # the outermost module too: it is called once, and others may be held beside it
     fully_shard(copy, mesh=mesh, reshard_after_forward=True)
-    buffers = [(name, buffer) for name, buffer in copy.named_buffers()]
+    buffers = list(copy.named_buffers(remove_duplicate=False))  # each is made anew
     copy.to_empty(device=device)
     for name, buffer in buffers:
         copy.get_buffer(name).copy_(buffer)

@@ -28,7 +28,7 @@ class Trainer(LightningTrainer):
     """What the command line resolved to: the same on all ranks."""
 
     compressing = False
-    """``compress`` was called: modules leave their network whole."""
+    """Within ``compress``: modules leave their network whole."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,7 +70,10 @@ class Trainer(LightningTrainer):
         )  # the closest that Lightning has: no gradients, no loop of its own
         self.state.status = TrainerStatus.RUNNING
         self.compressing = True
-        call._call_and_handle_interrupt(self, self._compress, model, datamodule)
+        try:
+            call._call_and_handle_interrupt(self, self._compress, model, datamodule)
+        finally:
+            self.compressing = False
         self.state.status = TrainerStatus.FINISHED
 
     callbacks: list[Callback]

@@ -105,6 +105,12 @@ class Share:
         torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
 
+    def least(self, value: int | None) -> int | None:
+        """The least of all ranks' values; ``None`` stands for any."""
+        found = self.gather(value)
+        least: int | None = self.agree(min((each for each in found if each is not None), default=None))
+        return least
+
 
 class Batches:
     """The chunks of this process's share, on a device, for one pass or several; counts batches.

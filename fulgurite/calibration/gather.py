@@ -126,7 +126,7 @@ def gather_metrics(
         return {}
     shared = Batches(batches, _device(network), progress, share)
     sampled = _Sampled(sampled_loss, count_places, seed)
-    groups = _groups([parameters[name] for name in matrices], share.agree(room))
+    groups = _groups([parameters[name] for name in matrices], share.least(room))
     found: dict[Tensor, Metric] = {}
     for group in groups:
         metrics = _gathered(network, shared, group, kind, sampled, text_mask, share)

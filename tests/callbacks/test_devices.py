@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from callbacks.all_devices import rows_of
 from callbacks.devices import OneDevice, devices_of
 from callbacks.stages.repair import RepairStage
 from callbacks.stages.stage import Refine, Stage
@@ -33,8 +35,10 @@ def sharded() -> Trainer:
 def test_what_has_no_way_in_parts_is_refused(
     sharded: Trainer, stages: dict[str, Stage], based: bool, said: str
 ) -> None:
+    module = LanguageModel(**MODEL)
+    module.configure_model()
     with pytest.raises(ValueError, match=f"trainer.strategy: sharded .*{said}"):
-        devices_of(sharded, LanguageModel(**MODEL), stages, nn.Module, based=based)
+        devices_of(sharded, module, stages, nn.Module, based=based)
 
 
 def test_other_networks_than_language_models_are_refused(sharded: Trainer) -> None:
@@ -42,7 +46,23 @@ def test_other_networks_than_language_models_are_refused(sharded: Trainer) -> No
         devices_of(sharded, TextEncoder(source="nowhere"), {}, nn.Module)
 
 
-def test_one_device_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_a_fit_has_shared_out_is_refused(sharded: Trainer) -> None:
+    module: Any = LanguageModel(**MODEL)
+    module.network = SimpleNamespace(parameters=lambda: [SimpleNamespace(to_local=None)])
+    with pytest.raises(ValueError, match="the network is in parts of a fit"):
+        devices_of(sharded, module, {}, nn.Module)
+
+
+def test_inputs_of_a_network_in_parts_have_as_many_rows_each() -> None:
+    assert (
+        rows_of({"input_ids": torch.ones(3, 4), "attention_mask": torch.ones(3, 4), "logits_to_keep": 1}) == 3
+    )
+    for inputs in ({"input_ids": torch.ones(3, 4), "cache_position": torch.ones(4)}, {"logits_to_keep": 1}):
+        with pytest.raises(ValueError, match="as many rows each, got"):
+            rows_of(inputs)
+
+
+def test_one_device_takes_everything() -> None:
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     stages = {"mend": RepairStage(), "four": Stage(refine=Refine(steps=10))}
     devices = devices_of(trainer, LanguageModel(**MODEL), stages, nn.Module, based=True)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
+from callbacks.all_devices import AllDevices
 from fulgurite.artifact.files import sha256_folder
 from fulgurite.cli.main import main
 from fulgurite.evaluation.evaluation import Evaluation
@@ -41,7 +42,7 @@ CASCADE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def recipe(small_data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a network that has hardly been trained: what the gate says of it is not asked for here."""
+    """Of a network that has learnt the commonest tokens: what the gate says of it is seldom asked for here."""
     folder = tmp_path_factory.mktemp("recipe")
     config = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
@@ -182,11 +183,11 @@ def test_a_network_in_parts_comes_to_what_a_whole_one_does(thorough: Path, tmp_p
         own = ["--output_dir", str(folders[name]), "--cascade.cache_dir", str(tmp_path / f"{name}-scores")]
         command = ["compress", "--config", str(thorough), *own]
         for status, said in finish(start(count, lambda rank: list(command), tmp_path, "sharded"), tmp_path):  # noqa: B023
-            assert status in (0, 3), said
+            assert status == 0, said
     assert coded(folders["parts"]) == coded(folders["whole"])
     whole, parts = read_record(folders["whole"]), read_record(folders["parts"])
-    assert parts["samples"] == whole["samples"]
-    assert parts["level"] == whole["level"]
+    assert parts["samples"] == whole["samples"] != []
+    assert parts["level"] == whole["level"] == "first"
     trained, other = (record["stages"][0]["tries"][0]["refine"] for record in (whole, parts))
     assert other["steps"] == trained["steps"] == 4
     assert other["loss_first"] == pytest.approx(trained["loss_first"], rel=1e-4)
@@ -198,6 +199,51 @@ def test_a_network_in_parts_comes_to_what_a_whole_one_does(thorough: Path, tmp_p
     for one, other in zip(*scores, strict=True):
         np.testing.assert_allclose(other.items, one.items, rtol=1e-5)
     assert "latency is not measured: the network is shared out over several devices" in parts["notes"]
+
+
+def test_a_rank_that_fails_while_it_follows_says_why(recipe: Path, tmp_path: Path) -> None:
+    def command(rank: int) -> list[str]:
+        if rank == 1:  # in the forked process alone
+
+            def fail(*inputs: Any) -> None:
+                raise RuntimeError("out of memory")
+
+            AllDevices.call = fail  # type: ignore[method-assign, assignment]
+        own = ["--output_dir", str(tmp_path / "run"), "--cascade.cache_dir", str(tmp_path / "scores")]
+        return ["compress", "--config", str(recipe), *own]
+
+    (status, said), (failed, why) = finish(start(2, command, tmp_path, "sharded"), tmp_path)
+    assert failed == 1
+    assert "error: rank 1: out of memory" in why
+    assert status == 1
+    assert "error: rank 0: another rank has ended" in said
+
+
+@pytest.mark.parametrize("stopped", [[0], [0, 1]])
+def test_ranks_that_follow_stop_with_the_one_that_leads(
+    recipe: Path, stopped: list[int], tmp_path: Path
+) -> None:
+    def command(rank: int) -> list[str]:
+        before = AllDevices.call
+
+        def slowly(self: AllDevices, *given: Any) -> Any:
+            (tmp_path / "calls").touch()
+            time.sleep(0.2)
+            return before(self, *given)
+
+        AllDevices.call = slowly  # type: ignore[method-assign]
+        own = ["--output_dir", str(tmp_path / "run"), "--cascade.cache_dir", str(tmp_path / "scores")]
+        return ["compress", "--config", str(recipe), *own]
+
+    processes = start(2, command, tmp_path, "sharded")
+    while not (tmp_path / "calls").exists():
+        assert all(process.is_alive() for process in processes), finish(processes, tmp_path)
+        time.sleep(0.01)
+    for rank in stopped:
+        os.kill(processes[rank].pid or 0, signal.SIGINT)
+    for status, said in finish(processes, tmp_path):
+        assert status == 130, said
+        assert "Traceback" not in said
 
 
 def test_a_rank_with_another_recipe_ends_the_run_on_all_of_them(recipe: Path, tmp_path: Path) -> None:
