@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rank_processes import run_command
 
 from fulgurite.artifact.files import sha256_folder
 from fulgurite.artifact.manifest import read_manifest
@@ -167,23 +168,9 @@ def test_a_second_start_reads_what_was_decided(compress: Compress, whole: str) -
 
 
 def test_two_ranks_decide_as_one(compress: Compress, whole: str, tmp_path: Path) -> None:
-    import os
-    import subprocess
-    import sys
-
     folder = tmp_path / "two"
-    command = [
-        sys.executable,
-        "-m",
-        "fulgurite.cli.main",
-        "compress",
-        "--config",
-        str(tmp_path / "recipe.yaml"),
-    ]
-    command += ["--output_dir", str(folder), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    environment = {key: value for key, value in os.environ.items() if key != "FULGURITE_OUTPUT_DIR"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["compress", "--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(folder)]
+    run_command(2, command, tmp_path)
     assert sha256_folder(folder / "artifact") == whole
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from rank_processes import finish, start
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -339,22 +338,6 @@ def test_it_is_named_in_a_recipe_and_its_zeros_reach_the_exported_network(
     assert len(pruned) == 7  # four matrices of the attention, three of the feed-forward network
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-
-sys.path[:0] = [sys.argv[1], sys.argv[2]]
-import torch
-
-from test_prune_schedule import PruneSchedule, Saved, Student, fit
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[3])
-    schedule = PruneSchedule(0.6, score="wanda", end=6, every=2)
-    module = fit(schedule, folder, Saved(), devices=2, strategy="ddp_fork", use_distributed_sampler=True)
-"""
-
-
 class Saved(Callback):
     """Writes what each rank ended with."""
 
@@ -363,12 +346,13 @@ class Saved(Callback):
 
 
 def test_ranks_agree_although_each_sees_other_inputs(tmp_path: Path) -> None:
-    tests = Path(__file__).parent
-    script = tmp_path / "fit.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(tests.parents[1]), str(tests), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    def work(rank: int) -> int:
+        schedule = PruneSchedule(0.6, score="wanda", end=6, every=2)
+        fit(schedule, tmp_path, Saved(), devices=2, strategy="ddp", use_distributed_sampler=True)
+        return 0
+
+    for status, said in finish(start(2, work, tmp_path), tmp_path):
+        assert status == 0, said
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     # 8 and 12 inputs a row, of which 60 % is 4 and 7

@@ -1,9 +1,5 @@
-"""Several processes: one that dies, ranks that are not alike, another number of them; with real ones over gloo.
+"""Several processes: one that dies, ranks that are not alike, another number of them; with real ones over gloo."""
 
-Most are forked from this process, which has imported everything: that takes a process longer than all else here.
-"""
-
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rank_processes
 import yaml
+from rank_processes import finish
 
 from callbacks.all_devices import AllDevices
 from fulgurite.artifact.files import sha256_folder
@@ -71,43 +69,9 @@ def recipe(small_data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 def start(
     ranks: int, command: Callable[[int], list[str]], place: Path, strategy: str = "ddp"
 ) -> list[BaseProcess]:
-    """Fork the ranks of a run as torchrun and srun start them; each prints to a file of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-
-    def rank_of(rank: int) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        output = os.open(place / f"said-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout = os.fdopen(1, "w", buffering=1)
-        sys.stderr = os.fdopen(2, "w", buffering=1)
-        given = command(rank)
-        if ranks > 1:
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
-            os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-            given += ["--trainer.devices", str(ranks), "--trainer.strategy", strategy]
-        status = main(given)
-        sys.stdout.flush()
-        os._exit(status)
-
-    context = multiprocessing.get_context("fork")
-    processes: list[BaseProcess] = [context.Process(target=rank_of, args=(rank,)) for rank in range(ranks)]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def finish(processes: list[BaseProcess], place: Path) -> list[tuple[int | None, str]]:
-    """Exit status and words of each rank."""
-    for process in processes:
-        process.join(timeout=240)
-    return [
-        (process.exitcode, (place / f"said-{rank}").read_text()) for rank, process in enumerate(processes)
-    ]
+    """Start each rank of a command."""
+    more = ["--trainer.devices", str(ranks), "--trainer.strategy", strategy] if ranks > 1 else []
+    return rank_processes.start(ranks, lambda rank: main([*command(rank), *more]), place)
 
 
 def coded(folder: Path) -> str:

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from rank_processes import run_command
 
 import fulgurite
 from fulgurite.artifact.files import sha256_folder
@@ -95,12 +94,8 @@ def test_a_crash_in_distillation_changes_no_byte(
 
 def test_two_ranks_go_on_with_the_student_of_one(distilled: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
-    command = [sys.executable, "-m", "fulgurite.cli.main", "compress"]
-    command += ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(folder)]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    environment = {key: value for key, value in os.environ.items() if key != "FULGURITE_OUTPUT_DIR"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["compress", "--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(folder)]
+    run_command(2, command, tmp_path)
     assert sha256_folder(folder / "artifact") == sha256_folder(distilled / "artifact")
 
 

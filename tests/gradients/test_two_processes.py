@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from rank_processes import run_script
 
 SCRIPT = """
 import json, sys, warnings
@@ -104,16 +103,8 @@ NO_SCALAR = "method powersgd: PyTorch's hook takes no parameter without dimensio
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each fit told on each rank."""
     folder = tmp_path_factory.mktemp("ddp")
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
     for phase, devices in (("first", 2), ("alone", 1)):
-        done = subprocess.run(
-            [sys.executable, str(script), str(folder), phase, str(devices)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_script(devices, SCRIPT, folder, str(folder), phase, str(devices))
     assert (folder / "scalar.txt").read_text().startswith(NO_SCALAR)
     return {
         name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-*.json"))]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_processes import run_script
 from torch import Tensor
 from torch.nn import functional
 
@@ -126,14 +125,10 @@ if trainer.is_global_zero:
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
-    script = tmp_path / "fit.py"
-    script.write_text(TWO_PROCESSES)
     found = []
     for processes in (1, 2):
         target = tmp_path / f"{processes}.pt"
-        subprocess.run(
-            [sys.executable, str(script), str(processes), str(target)], check=True, capture_output=True
-        )
+        run_script(processes, TWO_PROCESSES, tmp_path, str(processes), str(target))
         found.append(torch.load(target))
     one, two = found
     torch.manual_seed(0)

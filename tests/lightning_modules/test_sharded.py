@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rank_processes import run_script
 
 from fulgurite.models import load_causal_lm
 from lightning_modules import LanguageModel, Sharded
@@ -111,10 +110,7 @@ CONFIG = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the fits have left."""
     root = tmp_path_factory.mktemp("sharded")
-    (root / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(root / "script.py"), str(root), json.dumps(CONFIG)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(2, SCRIPT, root, str(root), json.dumps(CONFIG))
     return root
 
 

@@ -1,12 +1,11 @@
 """Under Lightning with two processes the codebooks of a fit see the rows of both, and are the same in both."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rank_processes import run_script
 
 SCRIPT = """
 import sys
@@ -45,7 +44,7 @@ if __name__ == "__main__":
         strategy="worst", bits_per_feature=1.0, quantiser=QuantiserSettings(codes=16, decay=0.9), learn_ratios=True
     )
     trainer = Trainer(
-        accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=4, logger=False, enable_checkpointing=False,
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=4, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
         callbacks=[CodebookHealth(plot=False)],
     )
@@ -58,11 +57,7 @@ def _fit(folder: Path) -> list[dict[str, Any]]:
     tied = random.normal(size=(900, 1)) + 0.2 * random.normal(size=(900, 8))
     free = random.normal(size=(900, 4))
     np.savez(folder / "t.npz", tied=tied.astype(np.float32), free=free.astype(np.float32))
-    (folder / "fit.py").write_text(SCRIPT)
-    subprocess.run(
-        [sys.executable, str(folder / "fit.py"), str(Path(__file__).parents[2]), str(folder)],
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
+    run_script(2, SCRIPT, folder, str(Path(__file__).parents[2]), str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
