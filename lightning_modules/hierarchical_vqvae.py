@@ -26,7 +26,7 @@ from fulgurite.features.ratios import MEASURED, Plan, analyse, plan_codes
 from fulgurite.vqvae.autoencoder import Coded
 from fulgurite.vqvae.gates import Price, TokenGates
 from fulgurite.vqvae.hierarchy import Hierarchy
-from fulgurite.vqvae.quantiser import QuantiserSettings
+from fulgurite.vqvae.quantiser import QuantiserSettings, shared_codebooks
 from fulgurite.vqvae.storing import save_hierarchy
 from fulgurite.vqvae.stream import decoder_bytes, stream_bytes
 from lightning_modules.optimisation import adamw_cosine
@@ -163,10 +163,15 @@ class HierarchicalVqvae(LightningModule):
             shares=self.level_shares,
             errors=errors,
         )
-        self.hierarchy = Hierarchy.start(
-            sample, categories, self.plan.tokens, self.quantiser,
-            hidden=self.hidden, rows=rows, gated=self.learn_ratios,
-        )  # fmt: skip
+        with shared_codebooks(self._several()):
+            self.hierarchy = Hierarchy.start(
+                sample, categories, self.plan.tokens, self.quantiser,
+                hidden=self.hidden, rows=rows, gated=self.learn_ratios,
+            )  # fmt: skip
+
+    def _several(self) -> bool:
+        """Whether several processes train the network."""
+        return self._trainer is not None and self.trainer.world_size > 1
 
     @override
     def on_fit_start(self) -> None:
@@ -358,9 +363,9 @@ class HierarchicalVqvae(LightningModule):
             raise ValueError(f"expected the checkpoint of a HierarchicalVqvae, found one without {_KEY!r}")
         known = checkpoint[_KEY]
         data: Any = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-        self.hierarchy = Hierarchy.from_description(known["network"], getattr(data, "batch_size", 1024)).to(
-            self.device
-        )
+        with shared_codebooks(self._several()):
+            hierarchy = Hierarchy.from_description(known["network"], getattr(data, "batch_size", 1024))
+        self.hierarchy = hierarchy.to(self.device)
         self.preparation = (
             None if known["preparation"] is None else Preparation.from_dict(known["preparation"])
         )

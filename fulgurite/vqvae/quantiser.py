@@ -16,6 +16,9 @@ https://github.com/lucidrains/vector-quantize-pytorch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -78,6 +81,19 @@ class QuantiserSettings:
         return math.log2(self.size)
 
 
+_shared: ContextVar[bool] = ContextVar("shared", default=False)
+
+
+@contextmanager
+def shared_codebooks(shared: bool = True) -> Iterator[None]:
+    """Codebooks that are built here follow the rows of all processes, which train them together; by default not."""
+    token = _shared.set(shared)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 class Quantised(NamedTuple):
     """Values ``[n, tokens, width]``, codes ``[n, tokens]`` and a loss."""
 
@@ -113,6 +129,9 @@ class Quantiser(nn.Module):
                 threshold_ema_dead_code=settings.revive_below * rows / settings.codes,
                 rotation_trick=settings.rotation_trick and width > 1,
                 commitment_weight=settings.commitment,
+                # the library would ask whether there are several processes, once, and keep the answer: one that
+                # trains a codebook by itself while others do other work would wait for them
+                sync_codebook=_shared.get(),
             )
         elif settings.kind == "simvq":
             inner = SimVQ(

@@ -1,11 +1,15 @@
 """Under Lightning with two processes the codebooks of a fit see the rows of both, and are the same in both."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rank_processes import run_script
+from rank_processes import finish, run_script, start
+
+from fulgurite.codecs import decode
+from fulgurite.codecs.vqvae import VqvaeCodec
 
 SCRIPT = """
 import sys
@@ -74,3 +78,26 @@ def test_both_processes_have_one_network_that_has_seen_the_rows_of_both(tmp_path
         use
     ) in uses:  # of each codebook: moving means of how many rows chose a code in a step, 64 in each process
         assert use.sum(-1).min() > 100
+
+
+def test_a_process_trains_a_codebook_by_itself_while_others_do_other_work(tmp_path: Path) -> None:
+    def work(rank: int) -> int:
+        torch.distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{tmp_path}/store",
+            rank=rank,
+            world_size=2,
+            timeout=timedelta(seconds=60),
+        )
+        if rank == 0:  # as of a stage whose weights are shared out over ranks
+            weight = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+            encoded = VqvaeCodec(1.0, 16, steps=3).encode(weight)
+            torch.save(decode(encoded), tmp_path / "decoded.pt")
+        torch.distributed.barrier()
+        return 0
+
+    for status, said in finish(start(2, work, tmp_path), tmp_path):
+        assert status == 0, said[-2000:]
+    weight = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    alone = decode(VqvaeCodec(1.0, 16, steps=3).encode(weight))
+    torch.testing.assert_close(torch.load(tmp_path / "decoded.pt"), alone, rtol=0, atol=1e-5)
