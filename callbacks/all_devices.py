@@ -70,7 +70,9 @@ class AllDevices:
         """Do it on rank 0, while the others do their parts of what it calls."""
         if self._rank > 0:
             with own_work(self._rank):
-                self._follow()
+                failure = self._follow()
+            if failure is not None:  # rank 0's, which says so itself
+                raise failure
             return
         try:
             work()
@@ -83,11 +85,13 @@ class AllDevices:
 
     def network(self, source: Path | nn.Module) -> LedNetwork:
         """The network as one that rank 0 alone calls."""
+        assert isinstance(source, Path) or source is self._network(), "the others know no other"
         number = self._told_to_hold("hold", source if isinstance(source, Path) else None)
         return LedNetwork(self, number, self._held[number])
 
     def reweighted(self, network: nn.Module) -> TrainedNetwork:
         """The network as rank 0 alone trains it."""
+        assert network is self._network(), "the others know no other"
         return TrainedNetwork(self, self._told_to_hold("hold_trained"))
 
     @contextmanager
@@ -143,7 +147,10 @@ class AllDevices:
         for name in names:
             parameter: Any = self._held[number].get_parameter(name)
             each = self._share_of(len(parameter))
-            local = parameter.grad.to_local()
+            # no row of this rank may have come to a weight, such as an expert's
+            local = torch.zeros_like(parameter.to_local())
+            if parameter.grad is not None:
+                local = parameter.grad.to_local()
             padded = functional.pad(local, [*(0, 0) * (local.dim() - 1), 0, each - len(local)])
             found.append(self._joined(padded, len(parameter)).to(self.home))
             parameter.grad = None
@@ -195,16 +202,15 @@ class AllDevices:
         self.tell(what, *given)
         return getattr(self, what)(*given)
 
-    def _follow(self) -> None:
+    def _follow(self) -> Exception | None:
+        """Do what rank 0 says, until it is done; gives what it has failed with."""
         while True:
             received: list[Any] = [None]
             distributed.broadcast_object_list(received, src=0)
             order: _Order = received[0]
             self._forget(order.forget)
             if order.what == "end":
-                if order.given:
-                    raise order.given[0]
-                return
+                return next(iter(order.given), None)
             getattr(self, order.what)(*order.given)
 
     def _forget(self, numbers: list[int]) -> None:
@@ -371,7 +377,7 @@ def rows_of(inputs: Mapping[str, Any]) -> int:
 
 
 def half_of_free(device: torch.device) -> int | None:
-    """Bytes of a GPU's memory; ``None`` for another device."""
+    """Half of the bytes that are free on a GPU; ``None`` for another device."""
     if device.type != "cuda":
         return None
     torch.cuda.empty_cache()  # what PyTorch keeps for later is free too

@@ -157,9 +157,8 @@ class AllocationRun:
                     progress=advance,
                 )
 
-            if (
-                run.devices.in_step and self._settings.strategy == "slope"
-            ):  # it takes all ranks to see what one weight does
+            if run.devices.in_step and self._settings.strategy == "slope":
+                # it takes all ranks to see what one weight does
                 run.devices.lead(lambda: measure(0, 1))
             else:
                 measure(run.rank, run.world_size)

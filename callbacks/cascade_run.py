@@ -117,7 +117,8 @@ class CascadeRun:
         self.record = RunRecord(self, recipe, resumed=resumed)
         self.console.header(self)
         if before not in (None, self.world_size):
-            self._tell(f"processes: {self.world_size}, before {before}; the bytes do not depend on it")
+            so = "" if self.devices.in_step else "; the bytes do not depend on it"
+            self._tell(f"processes: {self.world_size}, before {before}{so}")
         reference = measure_reference(self, fingerprint)
         self.plan = self.cascade.gate.plan(reference.measures)
         foreseen = foresee(self.cascade.gate, self.cascade.stages, self.plan)

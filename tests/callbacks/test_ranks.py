@@ -143,11 +143,15 @@ def thorough(recipe: Path) -> Path:
 
 def test_a_network_in_parts_comes_to_what_a_whole_one_does(thorough: Path, tmp_path: Path) -> None:
     folders = {"whole": tmp_path / "whole", "parts": tmp_path / "parts"}
-    for name, count in (("whole", 1), ("parts", 3)):
+
+    def run(name: str, count: int) -> None:
         own = ["--output_dir", str(folders[name]), "--cascade.cache_dir", str(tmp_path / f"{name}-scores")]
         command = ["compress", "--config", str(thorough), *own]
-        for status, said in finish(start(count, lambda rank: list(command), tmp_path, "sharded"), tmp_path):  # noqa: B023
+        for status, said in finish(start(count, lambda rank: list(command), tmp_path, "sharded"), tmp_path):
             assert status == 0, said
+
+    run("whole", 1)
+    run("parts", 3)
     assert coded(folders["parts"]) == coded(folders["whole"])
     whole, parts = read_record(folders["whole"]), read_record(folders["parts"])
     assert parts["samples"] == whole["samples"] != []
@@ -165,14 +169,16 @@ def test_a_network_in_parts_comes_to_what_a_whole_one_does(thorough: Path, tmp_p
     assert "latency is not measured: the network is shared out over several devices" in parts["notes"]
 
 
-def test_a_rank_that_fails_while_it_follows_says_why(recipe: Path, tmp_path: Path) -> None:
+def test_a_rank_that_fails_while_it_follows_says_why(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def command(rank: int) -> list[str]:
         if rank == 1:  # in the forked process alone
 
             def fail(*inputs: Any) -> None:
                 raise RuntimeError("out of memory")
 
-            AllDevices.call = fail  # type: ignore[method-assign, assignment]
+            monkeypatch.setattr(AllDevices, "call", fail)
         own = ["--output_dir", str(tmp_path / "run"), "--cascade.cache_dir", str(tmp_path / "scores")]
         return ["compress", "--config", str(recipe), *own]
 
@@ -185,7 +191,7 @@ def test_a_rank_that_fails_while_it_follows_says_why(recipe: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("stopped", [[0], [0, 1]])
 def test_ranks_that_follow_stop_with_the_one_that_leads(
-    recipe: Path, stopped: list[int], tmp_path: Path
+    recipe: Path, stopped: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def command(rank: int) -> list[str]:
         before = AllDevices.call
@@ -195,7 +201,7 @@ def test_ranks_that_follow_stop_with_the_one_that_leads(
             time.sleep(0.2)
             return before(self, *given)
 
-        AllDevices.call = slowly  # type: ignore[method-assign]
+        monkeypatch.setattr(AllDevices, "call", slowly)  # in the forked processes alone
         own = ["--output_dir", str(tmp_path / "run"), "--cascade.cache_dir", str(tmp_path / "scores")]
         return ["compress", "--config", str(recipe), *own]
 
