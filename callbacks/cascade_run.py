@@ -37,6 +37,7 @@ from callbacks.reference_run import measure_reference
 from callbacks.repair_run import repair_network
 from callbacks.run_folder import RunFolder
 from callbacks.run_record import RunRecord
+from callbacks.stages.binding import bind
 from callbacks.stages.encoding import encode_weights, read_encoded
 from callbacks.stages.metric_file import Metrics
 from callbacks.stages.repair import RepairStage
@@ -448,12 +449,3 @@ class CascadeRun:
     def manifest(self) -> Manifest | None:
         """The result's manifest, if there is a result."""
         return read_manifest(self.folder.artifact) if self.folder.artifact.exists() else None
-
-
-def bind(plan: Mapping[str, Codec], weights: Mapping[str, Tensor], metrics: Metrics) -> dict[str, Codec]:
-    """Let each codec of a plan look at all the weights that it is to code."""
-    bound: dict[str, Codec] = {}
-    for codec in dict.fromkeys(plan.values()):
-        names = [name for name in plan if plan[name] == codec]
-        bound |= codec.bind({name: weights[name] for name in names}, metrics.hessians, metrics.row_weights)
-    return {name: bound[name] for name in plan}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from callbacks.stages.allocating import Allocate
+from callbacks.stages.binding import bind_ladders
 from callbacks.stages.metric_file import Metrics
 from callbacks.stages.selection import share_out
 from fulgurite.allocation import (
@@ -79,7 +80,7 @@ def measure_curves(
     """
     share = share_out({name: float(weights[name].numel()) for name in ladders}, world_size)[rank]
     missing = [name for name in ladders if name in share and _load(folder, name, ladders, allocate) is None]
-    bound = _bound(ladders, weights, metrics) if missing else {}
+    bound = bind_ladders(ladders, weights, metrics) if missing else {}
     running = probe() if missing and allocate.strategy == "slope" else None
     total = sum(weights[name].numel() for name in ladders)
     for name in [name for name in ladders if name in share]:
@@ -132,19 +133,6 @@ def read_curves(
 def curve_path(folder: Path, name: str) -> Path:
     """File of one weight's curve."""
     return folder / f"{name}.json"
-
-
-def _bound(
-    ladders: Mapping[str, Sequence[Codec]], weights: Mapping[str, Tensor], metrics: Metrics
-) -> dict[Codec, Mapping[str, Codec]]:
-    """Each candidate after a look at all weights that may become it."""
-    bound: dict[Codec, Mapping[str, Codec]] = {}
-    for codec in dict.fromkeys(codec for ladder in ladders.values() for codec in ladder):
-        names = [name for name, ladder in ladders.items() if codec in ladder]
-        bound[codec] = codec.bind(
-            {name: weights[name] for name in names}, metrics.hessians, metrics.row_weights
-        )
-    return bound
 
 
 def _losses(probe: Probe, name: str) -> Callable[[Tensor], list[float]]:
