@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from error_lines import Capture, eight, sentence
 from safetensors.torch import load_file, save_file
 
 from fulgurite.artifact.files import sha256_folder
@@ -17,7 +18,6 @@ from fulgurite.cli.main import main
 from fulgurite.reporting.record import read_record
 
 Compress = Callable[..., tuple[int, Path]]
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -26,27 +26,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-LONGEST = 400  # characters of a sentence that is still read; a path of pytest takes a third of it
-
-
-def eight(**settings: Any) -> dict[str, Any]:
-    codec = {"class_path": "UniformCodec", "init_args": {"bits": 8, "group_size": 32}}
-    return {"stages": {"eight": {"codec": codec, "min_retention": 0.5, **settings}}}
-
-
 def coded(class_path: str = "UniformCodec", **arguments: Any) -> dict[str, Any]:
     return eight(codec={"class_path": class_path, "init_args": arguments})
-
-
-def sentence(capsys: Capture) -> str:
-    """The one line on standard error."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    assert len(lines[0]) < LONGEST, lines[0]
-    for leaked in ("Traceback", "Union subtypes", "Namespace(", "--debug"):
-        assert leaked not in lines[0]
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -407,101 +388,6 @@ def test_the_way_to_go_on_does_not_restart(
     printed = capsys.readouterr().err
     assert f"To go on: fulgurite compress --config {folder.parent / 'recipe.yaml'}" in printed
     assert "--restart" not in printed, "it would throw away what is to be gone on with"
-
-
-@pytest.fixture(scope="module")
-def artifact(
-    trained_network: Path, small_data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """One artefact, to be copied and altered."""
-    folder = tmp_path_factory.mktemp("artifact")
-    model = {"class_path": "lightning_modules.LanguageModel", "init_args": {"source": str(trained_network)}}
-    cascade = {
-        "threads": 1,
-        "limit_windows": 5,
-        "report": False,
-        "cache_dir": str(folder / "cache"),
-        **eight(),
-    }
-    content = {"model": model, "data": small_data, "cascade": cascade, "trainer": {"accelerator": "cpu"}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
-    command = ["compress", "--config", str(folder / "recipe.yaml"), "--output_dir", str(folder / "run")]
-    assert main(command) in (0, 3)
-    return folder / "run/stages/eight/try-1/artifact"
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-10] ^= 1
-    path.write_bytes(bytes(data))
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "expected"),
-    [
-        ("model.safetensors", flip, "the file was altered or cut short"),
-        ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-100]), "model.safetensors"),
-        ("model.safetensors", lambda path: path.write_bytes(path.read_bytes() + b"x"), "model.safetensors"),
-        ("model.safetensors", Path.unlink, "no such file"),
-        ("fulgurite.json", lambda path: path.write_bytes(path.read_bytes()[:100]), "expected JSON"),
-        ("fulgurite.json", Path.unlink, "is not an artefact|no such file"),
-        ("config.json", Path.unlink, "config.json"),
-        ("tokenizer.json", Path.unlink, "tokenizer.json"),
-        ("tokenizer.json", flip, "tokenizer.json"),
-    ],
-)
-def test_an_altered_artifact_is_refused(
-    artifact: Path,
-    tmp_path: Path,
-    small_text: Path,
-    capsys: Capture,
-    name: str,
-    damage: Callable[[Path], None],
-    expected: str,
-) -> None:
-    folder = Path(shutil.copytree(artifact, tmp_path / "copy"))
-    damage(folder / name)
-    for command in (["inspect"], ["evaluate", "--text", str(small_text), "--window", "64", "--limit", "2"]):
-        capsys.readouterr()
-        assert main([command[0], str(folder), *command[1:]]) == 1
-        said = sentence(capsys)
-        assert any(part in said for part in expected.split("|")), (command[0], said)
-
-
-def test_an_artifact_without_weights_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    save_file({}, tmp_path / "model.safetensors")
-    manifest = {"format": "fulgurite-artifact/1", "created_by": "", "model_class": "LlamaForCausalLM"}
-    empty: dict[str, Any] = {"aliases": {}, "layouts": [], "weights": {}, "shared": {}, "files": {}}
-    (tmp_path / "fulgurite.json").write_text(json.dumps({**manifest, **empty}))
-    assert main(["inspect", str(tmp_path)]) == 1
-    assert "fulgurite.json" in sentence(capsys)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["inspect", "none"], "no such folder"),
-        (["inspect", "."], "no such file; is . an artefact folder?"),
-        (["report", "none"], "no such record"),
-        (["report", "."], "record.json: no such record"),
-        (["evaluate", "./none", "--text", "stdlib"], "./none: expected a folder"),
-    ],
-)
-def test_a_folder_that_is_none_is_named(
-    tmp_path: Path, capsys: Capture, arguments: list[str], expected: str
-) -> None:
-    assert main(arguments) == 1
-    assert expected in sentence(capsys)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("flag", ["--limit", "--window", "--batch_size"])
-def test_evaluate_names_its_own_flags(
-    trained_network: Path, small_text: Path, capsys: Capture, flag: str
-) -> None:
-    capsys.readouterr()
-    assert main(["evaluate", str(trained_network), "--text", str(small_text), flag, "0"]) in (1, 2)
-    assert flag.lstrip("-") + " must be at least 1, got 0" in sentence(capsys)
 
 
 def test_evaluate_refuses_a_reference_with_another_tokenizer(
